@@ -1,0 +1,35 @@
+"""GRPO: the mean reward of a prompt's own samples is the baseline; there is no critic.
+
+Shao et al. 2024 (DeepSeekMath), arXiv:2402.03300, outcome supervision. Without the division by the group's
+standard deviation (`advantage.group_std = false`) it is the advantage of Dr. GRPO, arXiv:2503.20783.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from algorithms.advantages import group_relative, whiten
+from algorithms.objective import policy_terms, token_rewards
+from harness.batch import Algorithm, Credit, LossTerms, PolicyOutputs, RolloutBatch
+from harness.spec import RunSpec
+from harness.types import UserError
+
+
+def build(spec: RunSpec) -> Algorithm:
+    if spec.rollout.completions_per_prompt < 2:
+        raise UserError(
+            f"rollout.completions_per_prompt = {spec.rollout.completions_per_prompt}: "
+            "grpo needs at least 2 completions of a prompt, a group of one has no baseline"
+        )
+
+    def assign_credit(batch: RolloutBatch, values: Tensor | None) -> Credit:
+        # With KL in the reward, a sequence's score is the sum of its token rewards.
+        scores_B = token_rewards(batch, spec.kl).sum(1)
+        advantages_B = group_relative(scores_B, batch.prompt_of, normalize_by_std=spec.advantage.group_std)
+        advantages_BT = advantages_B[:, None] * batch.mask
+        return Credit(whiten(advantages_BT, batch.loss_mask) if spec.advantage.whiten else advantages_BT)
+
+    def loss(outputs: PolicyOutputs, batch: RolloutBatch, credit: Credit) -> LossTerms:
+        return policy_terms(outputs, batch, credit, spec)
+
+    return Algorithm("grpo", needs_critic=False, assign_credit=assign_credit, loss=loss)

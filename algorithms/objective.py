@@ -1,0 +1,61 @@
+"""What every algorithm here shares: token rewards and the clipped policy objective, as sums.
+
+An algorithm differs in how it assigns credit; the loss on the policy is one and the same, so that it cannot
+drift apart between the arms of a comparison.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from algorithms.losses import clipped_surrogate, kl_estimate, token_weights
+from harness.batch import Credit, LossTerms, Mean, PolicyOutputs, RolloutBatch
+from harness.spec import KlTable, RunSpec
+
+
+def token_rewards(batch: RolloutBatch, kl: KlTable) -> Tensor:
+    """Rewards per token [B, T]: the score on the last valid token, less β·KL on each where KL is in the reward."""
+    last_BT = batch.mask.cumsum(1) * batch.mask == batch.mask.sum(1, keepdim=True)
+    rewards_BT = torch.where(last_BT & batch.mask.bool(), batch.scores[:, None], 0.0)
+    if kl.placement == "reward":
+        assert batch.old_logprobs is not None
+        assert batch.ref_logprobs is not None
+        penalty_BT = kl_estimate(batch.old_logprobs, batch.ref_logprobs, batch.mask, kind=kl.estimator)
+        rewards_BT = rewards_BT - kl.coefficient * penalty_BT
+    return rewards_BT
+
+
+def masked_mean(x_BT: Tensor, mask_BT: Tensor) -> Mean:
+    return Mean(float(x_BT.detach().where(mask_BT.bool(), 0).sum()), float(mask_BT.sum()))
+
+
+def policy_terms(outputs: PolicyOutputs, batch: RolloutBatch, credit: Credit, spec: RunSpec) -> LossTerms:
+    """The clipped surrogate, plus β·KL where KL is in the loss, summed with the aggregation's weights."""
+    if outputs.logprobs is None or outputs.entropy is None:
+        return LossTerms(None, None, {})
+    mask, update = batch.loss_mask, spec.update
+    # Without stored log-probabilities this is the only update of its rollout: the policy is the one that sampled.
+    old_logprobs = outputs.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+    loss_BT, clipped = clipped_surrogate(
+        outputs.logprobs, old_logprobs, credit.advantages, mask, clip_low=update.clip_low, clip_high=update.clip_high
+    )
+    tokens = float(mask.sum())
+    drift_BT = kl_estimate(old_logprobs, outputs.logprobs.detach(), mask, kind="k3")
+    metrics = {
+        "policy/clip_fraction": Mean(float(clipped) * tokens, tokens),
+        "policy/approx_kl": masked_mean(drift_BT, mask),
+        "policy/entropy": masked_mean(outputs.entropy, mask),
+    }
+    if batch.ref_logprobs is not None:
+        kl_BT = kl_estimate(outputs.logprobs, batch.ref_logprobs, mask, kind=spec.kl.estimator)
+        metrics["kl/reference"] = masked_mean(kl_BT, mask)
+        if spec.kl.placement == "loss":
+            loss_BT = loss_BT + spec.kl.coefficient * kl_BT
+    return LossTerms(policy=weighted_sum(loss_BT, mask, spec), value=None, metrics=metrics)
+
+
+def weighted_sum(loss_BT: Tensor, mask_BT: Tensor, spec: RunSpec) -> Tensor:
+    """The aggregation's numerator; the loop divides by the step's `aggregate_count`."""
+    length = spec.rollout.max_completion_tokens
+    return (loss_BT * token_weights(mask_BT, mode=spec.update.aggregation, length=length)).sum()
