@@ -1,0 +1,306 @@
+"""A benchmark: arms × seeds → runs, one child process each, tracked, audited and reported.
+
+The parent trains nothing. It resolves and audits the arms, starts the children in alternating order, shows and
+tracks what they send, checks the run-time evidence and builds the report. A run that fails is a row in the result;
+the others go on. Ctrl-C or SIGTERM ends the current child, marks what is unfinished and reports what there is.
+"""
+
+from __future__ import annotations
+
+import datetime
+import multiprocessing
+import os
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from harness import matching
+from harness.journal import write_json
+from harness.models import locate
+from harness.progress import Display, duration
+from harness.spec import SCHEMA_VERSION, BenchSpec
+from harness.tracking import Status, Tracker, redact
+from harness.types import InfrastructureError, UserError
+from harness.worker import Job, Registry
+from harness.worker import main as worker_main
+
+BASE = "base"
+# Imported once in the server that children are forked from, so that a run does not pay seconds for imports.
+PRELOAD = ["harness.worker", "harness.loop", "harness.evaluate", "lm_eval.models.huggingface", "datasets"]
+CHILD_PATIENCE_S = 10.0
+REPORTED = ("bench.json", "report.html", "summary.md", "comparison.json", "junit.xml")
+TRACKED = ("steps.jsonl", "samples.jsonl", "evals/*.json", "worker.log")
+MLFLOW_STATUS: Mapping[str, Status] = {"finished": "FINISHED", "interrupted": "KILLED"}
+TRACKING_PATIENCE_S = 60.0
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM."""
+
+
+@dataclass
+class RunRow:
+    """A run as bench.json lists it."""
+
+    arm: str
+    seed: int
+    order: int
+    status: str = "not started"
+    reason: str | None = None
+    mlflow_run_id: str | None = None
+    steps: int = 0
+    spent: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def folder(self) -> str:
+        return f"{self.arm}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Ended:
+    status: str
+    reason: str | None
+    exit_code: int
+
+
+def run_order(bench: BenchSpec) -> list[tuple[str, int]]:
+    """Arms of a seed next to each other, in alternating order, so that no arm always goes first."""
+    arms = list(bench.arms)
+    return [(arm, seed) for place, seed in enumerate(bench.seeds) for arm in (arms if place % 2 == 0 else arms[::-1])]
+
+
+def preflight(bench: BenchSpec, registry: Registry, source: str) -> matching.Audit:
+    """Everything that can be wrong before anything runs. Raises UserError, or InfrastructureError for the hub."""
+    audit = matching.audit(bench)
+    matching.require_matched(audit, source)
+    for arm in bench.arms:
+        spec = bench.run_spec(arm)
+        try:
+            registry.resolve("engines", spec.rollout.engine, "rollout.engine")
+            registry.resolve("algorithms", spec.algorithm, f"arms.{arm}.algorithm")(spec)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
+    locate(bench.model.name)
+    task = registry.resolve("tasks", bench.suite.task, "suite.task")
+    heldout = task.heldout()
+    for prompt in (*task.train(), *(prompt for prompts in heldout.values() for prompt in prompts)):
+        try:
+            task.verify("", prompt.answer)
+        except ValueError as error:
+            raise UserError(f"{source}: prompt {prompt.id!r}: {error}") from None
+    return audit
+
+
+class Benchmark:
+    def __init__(
+        self, bench: BenchSpec, registry: Registry, *, out: Path, source: str, profile: str | None, command: str
+    ) -> None:
+        self.bench, self.registry = bench, registry
+        self.audit = preflight(bench, registry, source)
+        now = datetime.datetime.now(datetime.UTC)
+        self.bench_id = f"{bench.suite.name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        self.out, self.folder = out, out / self.bench_id
+        self.rows = [RunRow(arm, seed, order) for order, (arm, seed) in enumerate(run_order(bench))]
+        self.evidence: dict[tuple[str, int], Mapping[str, str]] = {}
+        self.record: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION, "bench_id": self.bench_id, "suite": bench.suite.name,
+            "regime": bench.regime, "profile": profile, "command": command, "created": stamp(), "finished": None,
+            "status": "running", "primary": bench.suite.primary, "margin": bench.suite.margin,
+            "budget": {"currency": bench.budget.currency, "limit": bench.budget.limit},
+            "spec": bench.model_dump(mode="json"),
+            "arms": {arm: bench.run_spec(arm).model_dump(mode="json") for arm in bench.arms},
+            "eval_tasks": list(bench.eval.tasks), "environment": {},
+        }  # fmt: skip
+
+    def execute(self, report: Callable[[Path], object]) -> str:
+        """Run everything and report; returns the benchmark's status. The folder is complete whatever happens.
+
+        report: builds the report files in the folder it is given; they are tracked with the rest.
+        """
+        self._prepare_folder()
+        bench = self.bench
+        title = f"{self.bench_id} · {bench.budget.limit:g} {bench.budget.currency.replace('_', ' ')} a run"
+        with Display(title, [row.arm for row in self.rows]) as display:
+            display.log(f"benchmark {self.bench_id}: {len(self.rows)} runs into {self.folder}")
+            tracker = Tracker(None, bench.suite.name, self.bench_id, fallback=self.out, warn=display.log)
+            try:
+                with interrupts():
+                    tracker.start_benchmark(self._params())
+                    # Creating a store takes seconds of CPU, which must not fall into the first measurements.
+                    tracker.ready(TRACKING_PATIENCE_S)
+                    status = self._all_runs(tracker, display)
+            except Interrupted:
+                status = "interrupted"
+                for row in self.rows:
+                    if row.status in ("running", "not started"):
+                        row.status, row.reason = "interrupted", row.reason or "the benchmark was interrupted"
+            except UserError as error:
+                self._conclude(tracker, "failed", report=None)
+                raise error from None
+            self._conclude(tracker, status, report)
+            if tracker.undelivered:
+                display.log(f"tracking: {tracker.undelivered} records did not reach {redact(tracker.uri)}")
+        return status
+
+    def _prepare_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True)
+            self._write()
+            link = self.out / f".latest.{os.getpid()}"
+            link.symlink_to(self.bench_id)
+            os.replace(link, self.out / "latest")
+        except OSError as error:
+            raise InfrastructureError(f"{self.folder}: cannot be written ({error.strerror})") from None
+
+    def _params(self) -> dict[str, Any]:
+        return {key: self.record[key] for key in ("suite", "regime", "profile", "command", "margin", "budget", "spec")}
+
+    def _write(self) -> None:
+        self.record["runs"] = [{**vars(row)} for row in self.rows]
+        self.audit = replace(self.audit, evidence=matching.evidence_rows(self.evidence, self.bench.seeds))
+        self.record["matching"] = self.audit.to_json()
+        write_json(self.folder / "bench.json", self.record)
+
+    def _all_runs(self, tracker: Tracker, display: Display) -> str:
+        self._evaluate_base(tracker, display)
+        for number, row in enumerate(self.rows, start=1):
+            display.start_run(number, row.arm, row.seed)
+            self._one_run(row, tracker, display)
+        return "finished" if all(row.status == "finished" for row in self.rows) else "failed"
+
+    def _evaluate_base(self, tracker: Tracker, display: Display) -> None:
+        """What the policy can do before training. A fault here would meet every run, so it ends the benchmark."""
+        display.start_base()
+        spec = self.bench.run_spec(next(iter(self.bench.arms)))
+        job = Job(spec, self.bench.seeds[0], False, self.folder / BASE, self.registry)
+        for event in self._child(job):
+            if isinstance(event, Ended):
+                if event.status != "finished":
+                    kind = InfrastructureError if event.exit_code == InfrastructureError.exit_code else UserError
+                    raise kind(f"evaluating the base policy: {event.reason}")
+            elif event["event"] == "environment":
+                self.record["environment"] = event["environment"]
+                self._write()
+            elif event["event"] == "eval":
+                tracker.log_eval(None, event["task"], 0, event["metrics"])
+                display.log(f"base policy on {event['task']}: {event['metrics']['accuracy']:.1%}")
+        tracker.log_folder(None, self.folder, [f"{BASE}/evals/*.json"])
+
+    def _one_run(self, row: RunRow, tracker: Tracker, display: Display) -> None:
+        spec = self.bench.run_spec(row.arm)
+        run = tracker.start_run(row.arm, row.seed, matching.flatten(spec))
+        row.status, started = "running", time.monotonic()
+        status: Status = "KILLED"
+        accuracy = ""
+        try:
+            for event in self._child(Job(spec, row.seed, True, self.folder / row.folder, self.registry)):
+                if isinstance(event, Ended):
+                    row.status, row.reason = event.status, event.reason
+                    status = "FINISHED" if event.status == "finished" else "FAILED"
+                elif event["event"] == "evidence":
+                    self.evidence[row.arm, row.seed] = event["evidence"]
+                elif event["event"] == "step":
+                    self._note_step(row, event["record"])
+                    tracker.log_step(run, row.steps, {k: v for k, v in event["record"].items() if k != "step"})
+                    display.step(event["record"], event["fraction"])
+                elif event["event"] == "evaluating":
+                    display.evaluating(event["label"])
+                elif event["event"] == "eval":
+                    tracker.log_eval(run, event["task"], event["step"], event["metrics"])
+                    if event["task"] == self.bench.eval.tasks[0]:
+                        accuracy = f", {event['metrics']['accuracy']:.1%} on {event['task']}"
+        finally:
+            row.seconds = time.monotonic() - started
+            tracker.log_folder(run, self.folder / row.folder, TRACKED)
+            tracker.end_run(run, status)
+            self._write()
+        reason = f" ({row.reason})" if row.reason else ""
+        display.end_run(row.status, f"{reason} after {row.steps} steps, {duration(row.seconds)}{accuracy}")
+
+    @staticmethod
+    def _note_step(row: RunRow, record: Mapping[str, Any]) -> None:
+        row.steps = record["step"]
+        row.spent = {k.removeprefix("budget/"): v for k, v in record.items() if k.startswith("budget/")}
+
+    def _child(self, job: Job) -> Iterator[dict[str, Any] | Ended]:
+        """The events of a child process, then how it ended. Closing the iterator early ends the child."""
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=worker_main, args=(job, sender), name=job.folder.name)
+        process.start()
+        sender.close()
+        ended: Ended | None = None
+        try:
+            while (event := receive(receiver)) is not None:
+                if event["event"] == "end":
+                    ended = Ended(event["status"], event["reason"], event["exit_code"])
+                else:
+                    yield event
+            process.join()
+            yield ended or Ended("failed", died(process.exitcode, job.folder), 1)
+        finally:
+            if process.is_alive():
+                process.terminate()
+                process.join(CHILD_PATIENCE_S)
+                process.kill()
+            process.join()
+            receiver.close()
+
+    def _conclude(self, tracker: Tracker, status: str, report: Callable[[Path], object] | None) -> None:
+        self.record["status"], self.record["finished"] = status, stamp()
+        for row in self.rows:
+            row.mlflow_run_id = tracker.run_id(row.folder) if row.steps else None
+        self._write()
+        try:
+            if report is not None:
+                report(self.folder)
+        finally:
+            tracker.log_folder(None, self.folder, REPORTED)
+            tracker.end_benchmark(MLFLOW_STATUS.get(status, "FAILED"))
+            tracker.close()
+
+
+def receive(connection: Connection) -> dict[str, Any] | None:
+    """The next event, or None when the child's end is closed."""
+    try:
+        return connection.recv()
+    except EOFError:
+        return None
+
+
+def died(exit_code: int | None, folder: Path) -> str:
+    """Why a child ended without a word: by the system's memory killer, most likely, where it was SIGKILL."""
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        hint = ", perhaps for lack of memory" if name == "SIGKILL" else ""
+        return f"its process was ended by {name}{hint}; see {folder / 'worker.log'}"
+    return f"its process ended with status {exit_code}; see {folder / 'worker.log'}"
+
+
+@contextmanager
+def interrupts() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise Interrupted, once."""
+
+    def interrupt(number: int, _: object) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(signal.Signals(number).name)
+
+    before = {each: signal.signal(each, interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def stamp() -> str:
+    return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"

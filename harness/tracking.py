@@ -1,0 +1,657 @@
+"""MLflow, kept off the critical path: what a benchmark records, sent by one background thread.
+
+Every method of `Tracker` puts a piece of work in a queue and returns at once; a thread sends it. A slow or dead
+server therefore costs the training nothing, and nothing here raises into the caller: the first failure is one
+warning line, the work stays queued (within a bound) and is tried again. The local journal is the record that
+counts; MLflow is the copy that machines share, from which `fetch` rebuilds the folder a report is made of.
+
+Departures from MLflow's usual API: no `mlflow.start_run()` and no active run, because they are process-wide
+state and mark a run FINISHED when its process dies of an exception. Statuses are set explicitly. Metric values
+that are not finite are dropped and counted, because MLflow returns inf as 1.8e308. Sending a batch twice is safe:
+the store ignores a metric equal in name, step, time and value.
+
+This is the only file that imports mlflow, and it does so inside functions: the import takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.types import EvidenceError, InfrastructureError, UserError
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+MetricRow = tuple[str, float, int, int]  # name, value, time in ms, step
+PARENT = "parent"
+
+# MLflow's own limits.
+METRICS_PER_BATCH, PARAMS_PER_BATCH, PARAM_CHARS, TAG_CHARS, NAME_CHARS = 1000, 100, 6000, 5000, 250
+# A request may have 1 MB, and JSON writes a character with up to six.
+PARAM_BATCH_CHARS = 100_000
+FLUSH_METRICS, FLUSH_SECONDS = 500, 2.0
+MAX_PENDING = 200_000
+FIRST_PAUSE_S, LONGEST_PAUSE_S, PROBE_AFTER = 1.0, 30.0, 3
+
+RAM_FOLDER = Path("/dev/shm")
+
+# What a download may bring, whatever the server says.
+MAX_FILES, MAX_BYTES, MAX_DEPTH = 20_000, 2 << 30, 8
+BENCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+FILE_NAME = re.compile(r"(?!\.{1,2}$)[^\x00-\x1f\x7f/\\:]{1,200}")
+
+# The server understood these requests and will never accept them: trying again is pointless.
+REJECTIONS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
+
+
+class _Rejected(Exception):
+    """Work that can never succeed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """One thing to send. `metrics` is how many values it carries; `creates` marks what all later work needs."""
+
+    send: Callable[[], None]
+    metrics: int = 0
+    creates: bool = False
+
+    @property
+    def weight(self) -> int:
+        """What it counts as when it is lost."""
+        return self.metrics or 1
+
+
+class Tracker:
+    """One benchmark in MLflow: a parent run with a child per arm and seed.
+
+    Runs are named by the caller's side: `start_run` returns "<arm>-seed<k>", the name of the run's folder, which
+    every method takes; None is the parent. The name is known at once, MLflow's id (`run_id`) only when the server
+    has answered. `warn` gets one line, from the background thread. Do not fork while a tracker is open.
+
+    uri: where to, else $MLFLOW_TRACKING_URI, else a SQLite file in the folder `fallback`.
+    """
+
+    def __init__(
+        self,
+        uri: str | None,
+        suite: str,
+        bench_id: str,
+        *,
+        fallback: Path,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        if not BENCH_ID.fullmatch(bench_id):
+            raise UserError(f"benchmark id {bench_id!r}: letters, digits, '.', '_' and '-' only")
+        self.uri = tracking_uri(uri, fallback)
+        self.suite, self.bench_id = suite, bench_id
+        self._warn = warn or (lambda line: print(line, file=sys.stderr))
+        self._wake = threading.Condition()
+        self._records: deque[_Work] = deque()
+        # Files wait apart: a broken artifact store must not hold up metrics.
+        self._files: deque[_Work] = deque()
+        self._files_after = 0.0
+        # Run names may come again (a repeated run), so everything below is kept under a key unique to the attempt.
+        self._keys: dict[str | None, str] = {None: PARENT}
+        self._attempt = uuid.uuid4().hex
+        self._ids: dict[str, str] = {}
+        self._open: dict[str, None] = {}
+        self._buffer: dict[str, list[MetricRow]] = {}
+        self._nonfinite: dict[str, int] = {}
+        self._pending = self._lost = 0
+        self._settled = threading.Event()
+        self._resumed = self._closing = self._warned = False
+        self._thread: threading.Thread | None = None
+        self._client: Any = None
+        self._experiment = ""
+
+    # What the caller uses: only `ready` and `close` wait for the server.
+
+    def start_benchmark(self, params: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> None:
+        """Open the parent run. A benchmark that is resumed under its id gets its parent back, params untouched."""
+        assert self._thread is None, "one tracker, one benchmark"
+        self._open[PARENT] = None
+        self._add(_Work(partial(self._send_benchmark, dict(tags or {}), _now_ms()), creates=True))
+        self._add_params(PARENT, params)
+        self._thread = threading.Thread(target=self._loop, name="mlflow-tracking", daemon=True)
+        self._thread.start()
+
+    def ready(self, timeout: float) -> bool:
+        """Wait until the parent run exists or the first attempt has failed; whether it exists.
+
+        Creating a SQLite store takes seconds of CPU. Waiting here keeps that out of a measured training run.
+        """
+        self._settled.wait(timeout)
+        return PARENT in self._ids
+
+    def start_run(self, arm: str, seed: int, params: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> str:
+        """Open a child run and return its name. Started again (a repeated run), the name means the new child."""
+        run, key = f"{arm}-seed{seed}", uuid.uuid4().hex
+        # The key as a tag: creating again after a lost answer finds the child instead of making a twin.
+        own = {"paribus.arm": arm, "paribus.seed": str(seed), "paribus.attempt": key}
+        with self._wake:
+            self._keys[run] = key
+            self._open[key] = None
+        self._add(_Work(partial(self._send_run, key, run, {**(tags or {}), **own}, _now_ms()), creates=True))
+        self._add_params(key, params)
+        return run
+
+    def log_step(self, run: str | None, step: int, metrics: Mapping[str, float | None]) -> None:
+        """Buffer the metrics of one step. Null and non-finite values are dropped and counted."""
+        now = _now_ms()
+        with self._wake:
+            key = self._key(run)
+            rows = self._buffer.setdefault(key, [])
+            seen: set[str] = set()
+            for name, value in metrics.items():
+                number = _number(value)
+                if number is None:
+                    self._nonfinite[key] = self._nonfinite.get(key, 0) + 1
+                elif self._pending >= MAX_PENDING:
+                    self._lost += 1
+                else:
+                    rows.append((_distinct(sanitise(name), seen), number, now, int(step)))
+                    self._pending += 1
+            if len(rows) >= FLUSH_METRICS:
+                self._flush(key)
+                self._wake.notify()
+
+    def log_eval(self, run: str | None, task: str, step: int, metrics: Mapping[str, float | None]) -> None:
+        """Log an evaluation as `eval/<task>/<metric>`."""
+        self.log_step(run, step, {f"eval/{task}/{name}": value for name, value in metrics.items()})
+
+    def log_artifact(self, run: str | None, path: Path, artifact_path: str | None = None) -> None:
+        """Upload a file into the folder `artifact_path`. It is read later: leave it unchanged until `close`."""
+        self._add(_Work(partial(self._send_file, self._key(run), path, artifact_path)), files=True)
+
+    def log_folder(self, run: str | None, folder: Path, patterns: Iterable[str]) -> None:
+        """Upload the files of `folder` that match a glob, under the same relative paths."""
+        for path in sorted({found for pattern in patterns for found in folder.glob(pattern) if found.is_file()}):
+            parent = path.parent.relative_to(folder).as_posix()
+            self.log_artifact(run, path, None if parent == "." else parent)
+
+    def end_run(self, run: str | None, status: Status) -> None:
+        """Send what is buffered and set the final status. Ending a run twice keeps the first status."""
+        self._end(self._key(run), status)
+
+    def end_benchmark(self, status: Status) -> None:
+        """End the parent run. Children still open did not finish, whatever the benchmark did."""
+        for key in [key for key in self._open if key != PARENT]:
+            self._end(key, "KILLED" if status == "KILLED" else "FAILED")
+        self._end(PARENT, status)
+
+    def close(self, timeout: float = 30.0) -> int:
+        """Try a last time to send everything; returns `undelivered`. A benchmark nobody ended is FAILED."""
+        self.end_benchmark("FAILED")
+        with self._wake:
+            for key in list(self._buffer):
+                self._flush(key)
+            self._closing = True
+            self._wake.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout)
+        return self.undelivered
+
+    @property
+    def undelivered(self) -> int:
+        """Metric values and other records (params, statuses, files) lost so far; once closed, also what waits."""
+        with self._wake:
+            waiting = sum(work.weight for work in (*self._records, *self._files)) if self._closing else 0
+            return self._lost + waiting
+
+    def run_id(self, run: str | None) -> str | None:
+        """MLflow's id of a run, None while the server has not created it."""
+        return self._ids.get(self._key(run))
+
+    # The queue.
+
+    def _key(self, run: str | None) -> str:
+        """The attempt a name stands for; a name not started here may be a child of a resumed benchmark."""
+        return self._keys.get(run) or str(run)
+
+    def _add(self, work: _Work, *, files: bool = False) -> None:
+        with self._wake:
+            (self._files if files else self._records).append(work)
+            self._wake.notify()
+
+    def _add_params(self, key: str, params: Mapping[str, Any]) -> None:
+        for batch in _param_batches(flatten(params)):
+            self._add(_Work(partial(self._send_params, key, batch)))
+
+    def _flush(self, key: str) -> None:
+        """Move a run's buffered metrics to the queue. The caller holds the lock."""
+        rows = iter(self._buffer.pop(key, ()))
+        while batch := list(islice(rows, METRICS_PER_BATCH)):
+            self._records.append(_Work(partial(self._send_metrics, key, batch), metrics=len(batch)))
+
+    def _end(self, key: str, status: Status) -> None:
+        ended = _now_ms()
+        with self._wake:
+            if key not in self._open:
+                return
+            del self._open[key]
+            self._flush(key)
+            dropped = self._nonfinite.get(key, 0)
+        self._add(_Work(partial(self._send_end, key, status, dropped, ended)))
+
+    def _loop(self) -> None:
+        """Send records in order, then files; until closed and empty, or closed and the server does not answer."""
+        pause, tries, flushed = FIRST_PAUSE_S, 0, time.monotonic()
+        while True:
+            with self._wake:
+                if not self._closing and not self._next():
+                    self._wake.wait(FLUSH_SECONDS)
+                if time.monotonic() - flushed >= FLUSH_SECONDS:
+                    flushed = time.monotonic()
+                    for key in list(self._buffer):
+                        self._flush(key)
+                queue, last_try = self._next(), self._closing
+                if not queue:
+                    if last_try:
+                        return
+                    continue
+                work = queue[0]
+            try:
+                work.send()
+            except Exception as error:
+                self._complain(error)
+                tries += 1
+                is_file = queue is self._files
+                answers = not is_file and (last_try or tries >= PROBE_AFTER) and self._answers()
+                if last_try and not is_file and not answers:
+                    return
+                if last_try or ((answers or _is_final(error)) and not work.creates):
+                    tries = 0
+                    self._done(queue, work, lost=True)
+                    continue
+                with self._wake:
+                    if is_file:
+                        self._files.rotate(-1)
+                        self._files_after = time.monotonic() + pause
+                    else:
+                        self._wake.wait_for(lambda: self._closing, pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+            else:
+                pause, tries = FIRST_PAUSE_S, 0
+                self._done(queue, work, lost=False)
+
+    def _answers(self) -> bool:
+        """Whether the server is alive, so that a record it keeps failing on is itself at fault."""
+        try:
+            self._client.get_experiment(self._experiment)
+        except Exception:
+            return False
+        return True
+
+    def _next(self) -> deque[_Work]:
+        """The queue to serve: files where no record waits and no pause after a failed file is running."""
+        files_may = self._closing or time.monotonic() >= self._files_after
+        return self._files if not self._records and files_may else self._records
+
+    def _done(self, queue: deque[_Work], work: _Work, *, lost: bool) -> None:
+        with self._wake:
+            queue.remove(work)
+            self._pending -= work.metrics
+            self._lost += work.weight * lost
+
+    def _complain(self, error: Exception) -> None:
+        self._settled.set()
+        if not self._warned:
+            self._warned = True
+            line = (
+                f"MLflow at {redact(self.uri)}: {_cause(error)}; training goes on, the local journal keeps every record"
+            )
+            # A display that fails must not end the thread.
+            with suppress(Exception):
+                self._warn(line)
+
+    # What the thread sends. Each may be called again after it failed half-way.
+
+    def _id(self, key: str) -> str:
+        if key not in self._ids:
+            raise _Rejected(f"run {key!r} was never started")
+        return self._ids[key]
+
+    def _send_benchmark(self, tags: Mapping[str, str], started: int) -> None:
+        self._client = client = _connect(self.uri)
+        self._experiment = _ensure_experiment(client, self.suite, self.uri)
+        found = _search(client, [self._experiment], _benchmark_filter(self.bench_id), limit=1)
+        if found:
+            parent = found[0].info.run_id
+            self._resumed = found[0].data.tags.get("paribus.attempt") != self._attempt
+            for child in _children(client, self._experiment, parent):
+                self._ids.setdefault(_folder_name(child), child.info.run_id)
+                # Nothing of a process that was killed is running any more.
+                if child.info.status == "RUNNING":
+                    client.set_terminated(child.info.run_id, status="KILLED")
+            client.update_run(parent, status="RUNNING")
+        else:
+            parent = self._create(
+                self.bench_id, {**tags, "paribus.kind": "benchmark", "paribus.attempt": self._attempt}, started
+            )
+        self._ids[PARENT] = parent
+        self._settled.set()
+
+    def _send_run(self, key: str, run: str, tags: Mapping[str, str], started: int) -> None:
+        found = _search(self._client, [self._experiment], f"tags.`paribus.attempt` = '{key}'", limit=1)
+        if found:
+            self._ids[key] = found[0].info.run_id
+        else:
+            own = {"paribus.kind": "run", "mlflow.parentRunId": self._id(PARENT)}
+            self._ids[key] = self._create(run, {**tags, **own}, started)
+
+    def _create(self, name: str, tags: Mapping[str, str], started: int) -> str:
+        own = {"paribus.suite": self.suite, "paribus.bench_id": self.bench_id}
+        every = {"mlflow.source.name": "paribus", "mlflow.source.type": "LOCAL", **tags, **own}
+        clean = {sanitise(key): redact(str(value))[:TAG_CHARS] for key, value in every.items()}
+        run = self._client.create_run(self._experiment, start_time=started, tags=clean, run_name=name)
+        return run.info.run_id
+
+    def _send_params(self, key: str, batch: list[tuple[str, str]]) -> None:
+        from mlflow.entities import Param
+
+        # MLflow refuses to change a param, and what a resumed benchmark was started with is what counts.
+        if not (key == PARENT and self._resumed):
+            self._client.log_batch(self._id(key), params=[Param(*pair) for pair in batch], synchronous=True)
+
+    def _send_metrics(self, key: str, rows: list[MetricRow]) -> None:
+        from mlflow.entities import Metric
+
+        self._client.log_batch(self._id(key), metrics=[Metric(*row) for row in rows], synchronous=True)
+
+    def _send_file(self, key: str, path: Path, artifact_path: str | None) -> None:
+        self._client.log_artifact(self._id(key), str(path), artifact_path)
+
+    def _send_end(self, key: str, status: Status, dropped: int, ended: int) -> None:
+        run_id = self._id(key)
+        self._client.set_tag(run_id, "paribus.nonfinite_dropped", str(dropped))
+        self._client.set_terminated(run_id, status=status, end_time=ended)
+
+
+def find_benchmark(uri: str, wanted: str, suite: str | None = None) -> tuple[str, str]:
+    """(benchmark id, id of its parent run), for an id or "latest".
+
+    Raises:
+        UserError: there is no such benchmark. InfrastructureError: the server does not answer.
+    """
+    with _reported(uri):
+        _, run = _find(uri, wanted, suite)
+        return run.data.tags["paribus.bench_id"], run.info.run_id
+
+
+def fetch(uri: str, wanted: str, dest: Path, suite: str | None = None) -> Path:
+    """Rebuild a benchmark's folder in `dest` from MLflow alone; returns `dest/<bench_id>`.
+
+    The parent's files lie at the top, each child's in `<arm>-seed<k>/`; of a repeated run, the newest. Files there
+    already are replaced one by one, others stay. What a server says is not trusted: a name that would leave the
+    folder is refused, as is more than MAX_FILES files or MAX_BYTES bytes.
+
+    Raises:
+        UserError, InfrastructureError: as `find_benchmark`. EvidenceError: a refused name or size.
+    """
+    with _reported(uri):
+        client, parent = _find(uri, wanted, suite)
+        root = _inside(dest, parent.data.tags["paribus.bench_id"])
+        runs: dict[tuple[str, ...], str] = {(): parent.info.run_id}
+        for child in reversed(_children(client, parent.info.experiment_id, parent.info.run_id)):
+            runs[(_inside(root, _folder_name(child)).name,)] = child.info.run_id
+        root.mkdir(parents=True, exist_ok=True)
+        files = bytes_ = 0
+        with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as scratch:
+            for folder, run_id in runs.items():
+                for path, claimed in _artifacts(client, run_id):
+                    target = _inside(root, *folder, *path.split("/"))
+                    files += 1
+                    if files > MAX_FILES or bytes_ + claimed > MAX_BYTES:
+                        raise EvidenceError(f"{redact(uri)}: more than {MAX_FILES} files or {MAX_BYTES} bytes")
+                    got = Path(client.download_artifacts(run_id, path, scratch))
+                    bytes_ += got.stat().st_size
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(got, target)
+        return root
+
+
+def tracking_uri(uri: str | None, fallback: Path) -> str:
+    """The given URI, else $MLFLOW_TRACKING_URI, else a SQLite file in `fallback`."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{fallback.resolve() / 'mlflow.db'}"
+
+
+def redact(text: str) -> str:
+    """`text` without the credentials that URIs in it may carry."""
+    text = re.sub(r"://[^\s'\"]*@", "://***@", text)
+    return re.sub(r"(?i)\b(password|passwd|pwd|token|secret|api_?key)=[^&\s'\"]+", r"\1=***", text)
+
+
+@lru_cache(4096)
+def sanitise(name: str) -> str:
+    """The name MLflow accepts for a metric, param or tag that is closest to `name`."""
+    name = re.sub(r"[^A-Za-z0-9_\-. :/]", "_", name)
+    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+    return "/".join(parts)[:NAME_CHARS].rstrip("/") or "_"
+
+
+def flatten(params: Mapping[str, Any]) -> dict[str, str]:
+    """Nested params as one level of dotted names and strings; lists as JSON; too long values end in a marker."""
+    flat: dict[str, str] = {}
+    seen: set[str] = set()
+    for key, value in _leaves(params, ""):
+        text = redact(value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))
+        if len(text) > PARAM_CHARS:
+            marker = f" … [truncated, {len(text)} characters]"
+            text = text[: PARAM_CHARS - len(marker)] + marker
+        flat[_distinct(sanitise(key), seen)] = text
+    return flat
+
+
+def _leaves(params: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in params.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _param_batches(flat: Mapping[str, str]) -> Iterator[list[tuple[str, str]]]:
+    batch: list[tuple[str, str]] = []
+    size = 0
+    for key, value in flat.items():
+        if batch and (len(batch) == PARAMS_PER_BATCH or size + len(value) > PARAM_BATCH_CHARS):
+            yield batch
+            batch, size = [], 0
+        batch.append((key, value))
+        size += len(value) + len(key)
+    if batch:
+        yield batch
+
+
+def _distinct(name: str, seen: set[str]) -> str:
+    """`name`, numbered where another name has been sanitised to the same; nothing is overwritten silently."""
+    number, candidate = 1, name
+    while candidate in seen:
+        number += 1
+        candidate = f"{name[: NAME_CHARS - 8]}_{number}"
+    seen.add(candidate)
+    return candidate
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _connect(uri: str) -> Any:
+    """A client that is quiet, sends no telemetry and gives up on a dead server within seconds."""
+    for name, value in {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+    }.items():
+        os.environ.setdefault(name, value)
+    # Not a default: the address MLflow would print may carry a password.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    import mlflow
+
+    # Migrations announce themselves, and urllib3 reports each retry; both would tear up the progress display.
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if file := _sqlite_file(uri):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists() and RAM_FOLDER.is_dir():
+            with suppress(OSError):
+                _create_store(file, mlflow.MlflowClient)
+    return mlflow.MlflowClient(tracking_uri=uri)
+
+
+def _create_store(file: Path, client: Callable[..., Any]) -> None:
+    """Create a SQLite store in memory and put it in place whole.
+
+    MLflow's migrations wait for the disk at every step (8.7 s on one machine, 2.2 s in memory). Where this fails,
+    MLflow creates the file itself, slowly.
+    """
+    with tempfile.TemporaryDirectory(dir=RAM_FOLDER) as memory, tempfile.TemporaryDirectory(dir=file.parent) as beside:
+        client(tracking_uri=f"sqlite:///{memory}/mlflow.db").search_experiments()
+        # A link fails where another process has put its store in place meanwhile: theirs is kept.
+        os.link(shutil.copyfile(f"{memory}/mlflow.db", f"{beside}/mlflow.db"), file)
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
+
+
+def _ensure_experiment(client: Any, name: str, uri: str) -> str:
+    """The id of the experiment `name`: created where missing, restored where deleted."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        # MLflow's own default is a folder in whatever directory the process happens to be in.
+        file = _sqlite_file(uri)
+        location = (file.resolve().parent / "mlartifacts").as_uri() if file else None
+        try:
+            return client.create_experiment(name, artifact_location=location)
+        except Exception:
+            # Another machine may have been faster.
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return experiment.experiment_id
+
+
+def _benchmark_filter(bench_id: str | None) -> str:
+    only = f" and tags.`paribus.bench_id` = '{bench_id}'" if bench_id else ""
+    return f"tags.`paribus.kind` = 'benchmark'{only}"
+
+
+def _search(client: Any, experiments: list[str], condition: str, limit: int | None = None) -> list[Any]:
+    """Runs, newest first."""
+    runs: list[Any] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            experiments, condition, max_results=limit or 1000, order_by=["attributes.start_time DESC"], page_token=token
+        )
+        runs += page
+        token = page.token
+        if not token or limit or len(runs) > MAX_FILES:
+            return runs
+
+
+def _children(client: Any, experiment: str, parent: str) -> list[Any]:
+    return _search(client, [experiment], f"tags.`mlflow.parentRunId` = '{parent}' and tags.`paribus.kind` = 'run'")
+
+
+def _folder_name(child: Any) -> str:
+    return f"{child.data.tags.get('paribus.arm')}-seed{child.data.tags.get('paribus.seed')}"
+
+
+def _find(uri: str, wanted: str, suite: str | None) -> tuple[Any, Any]:
+    """(client, parent run): the newest that fits."""
+    bench_id = None if wanted == "latest" else wanted
+    if bench_id is not None and not BENCH_ID.fullmatch(bench_id):
+        raise UserError(f"benchmark id {wanted!r}: letters, digits, '.', '_' and '-' only")
+    file = _sqlite_file(uri)
+    # Connecting would create the file.
+    if file is None or file.exists():
+        client = _connect(uri)
+        experiments = [e.experiment_id for e in client.search_experiments() if suite in (None, e.name)]
+        for run in experiments and _search(client, experiments, _benchmark_filter(bench_id), limit=1):
+            if not BENCH_ID.fullmatch(run.data.tags.get("paribus.bench_id", "")):
+                raise EvidenceError(f"MLflow at {redact(uri)}: run {run.info.run_id} has no valid benchmark id")
+            return client, run
+    which = (f" {bench_id!r}" if bench_id else "") + (f" of suite {suite!r}" if suite else "")
+    raise UserError(f"MLflow at {redact(uri)}: no benchmark{which}")
+
+
+def _artifacts(client: Any, run_id: str) -> Iterator[tuple[str, int]]:
+    """(path, size the server claims) of every file of a run; names are checked by whoever writes them."""
+    folders, listed = [""], 0
+    while folders:
+        folder = folders.pop()
+        for entry in client.list_artifacts(run_id, folder or None):
+            listed += 1
+            if listed > MAX_FILES or entry.path.count("/") > MAX_DEPTH:
+                raise EvidenceError(f"run {run_id}: too many artifacts, or nested too deep")
+            if entry.is_dir:
+                folders.append(entry.path)
+            else:
+                yield entry.path, entry.file_size or 0
+
+
+def _inside(root: Path, *parts: str) -> Path:
+    """`root` joined with names from a server, if that stays below `root`, also through symbolic links."""
+    target = root.joinpath(*parts)
+    if not all(FILE_NAME.fullmatch(part) for part in parts) or not target.resolve().is_relative_to(root.resolve()):
+        raise EvidenceError(f"refused to write {'/'.join(parts)!r}: the name leaves the folder")
+    return target
+
+
+@contextmanager
+def _reported(uri: str) -> Iterator[None]:
+    """Turn whatever MLflow raises into one line without credentials."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise InfrastructureError(f"MLflow at {redact(uri)}: {_cause(error)}") from None
+
+
+def _is_final(error: Exception) -> bool:
+    return isinstance(error, (_Rejected, FileNotFoundError)) or getattr(error, "error_code", None) in REJECTIONS
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong, in one line: MLflow wraps "connection refused" in four layers of class names."""
+    text = redact(str(error)) or type(error).__name__
+    if system := re.search(r"\[Errno -?\d+\] ([\w ,]+)", text):
+        return system.group(1) + (f" ({error.filename})" if isinstance(error, OSError) and error.filename else "")
+    if "timeout" in text.lower():
+        return "no answer in time"
+    return text.splitlines()[0][:240]

@@ -1,0 +1,200 @@
+"""The gradient side of a step: minibatches, micro-batches, backward, clip, optimizer.
+
+Losses come as sums and are divided once by the minibatch's global count, so micro-batches change nothing. A critic
+of its own is updated after the policy, in a pass of its own: the activations of the two are never held at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from algorithms.losses import aggregate_count
+from harness.batch import Algorithm, Credit, LossTerms, Mean, PolicyOutputs, RolloutBatch
+from harness.collate import micro_batches, minibatches
+from harness.meter import Meter, tensor_bytes
+from harness.policy import Critic, Policy
+from harness.spec import RunSpec
+
+
+class Diverged(Exception):
+    """A gradient is no longer finite; the message says whose."""
+
+
+@dataclass
+class StepLog:
+    """Means gathered over a step's updates, and the bytes of its gradients at their most."""
+
+    means: dict[str, Mean] = field(default_factory=dict)
+    gradient_bytes: int = 0
+
+    def add(self, name: str, value: float, count: float = 1.0) -> None:
+        self.means[name] = self.means.get(name, Mean(0, 0)) + Mean(value * count, count)
+
+    def add_max(self, name: str, value: float) -> None:
+        self.means[name] = Mean(max(value, self.means.get(name, Mean(value, 1)).total), 1)
+
+    def merge(self, terms: LossTerms) -> None:
+        for name, mean in terms.metrics.items():
+            self.means[name] = self.means.get(name, Mean(0, 0)) + mean
+
+
+class Trainee:
+    """A set of weights with its optimizer. The learning rate rises linearly over the first `warmup_steps` updates."""
+
+    def __init__(
+        self, name: str, parameters: list[torch.nn.Parameter], spec: RunSpec, *, lr: float, max_grad_norm: float
+    ):
+        self.name, self.parameters = name, parameters
+        self.learning_rate, self.max_grad_norm, self.warmup = lr, max_grad_norm, spec.update.warmup_steps
+        self.optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=spec.update.weight_decay, fused=True)
+        self.steps = 0
+
+    def step(self, loss: float, log: StepLog) -> None:
+        """Clip, step, clear. Raises Diverged where the gradient norm is not finite, before any weight moves."""
+        log.gradient_bytes = max(log.gradient_bytes, tensor_bytes(p.grad for p in self.parameters))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
+        if not math.isfinite(norm):
+            raise Diverged(f"the {self.name}'s gradient norm is {norm}, its loss {loss}")
+        self.steps += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * (min(1.0, self.steps / self.warmup) if self.warmup else 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        log.add(f"{self.name}/loss", loss)
+        log.add(f"{self.name}/grad_norm", norm)
+
+    def optimizer_bytes(self) -> int:
+        return tensor_bytes(value for state in self.optimizer.state.values() for value in state.values())
+
+
+@dataclass(frozen=True)
+class Work:
+    """A step's response tokens, and the FLOPs of one forward over it: with logits, and of the trunk alone."""
+
+    tokens: int
+    policy_forward: float
+    trunk_forward: float
+
+
+class Updater:
+    """Updates a policy, and its critic if it has one, from a step's batch and credit."""
+
+    def __init__(
+        self, spec: RunSpec, seed: int, algorithm: Algorithm, policy: Policy, critic: Critic | None, meter: Meter
+    ) -> None:
+        self.spec, self.seed, self.algorithm = spec, seed, algorithm
+        self.policy, self.critic, self.meter = policy, critic, meter
+        self.policy_trainee = Trainee(
+            "policy", list(policy.model.parameters()), spec,
+            lr=spec.update.learning_rate, max_grad_norm=spec.update.max_grad_norm,
+        )  # fmt: skip
+        self.critic_trainee = None
+        if critic is not None:
+            self.critic_trainee = Trainee(
+                "critic", critic.parameters, spec, lr=spec.critic.learning_rate, max_grad_norm=spec.critic.max_grad_norm
+            )
+
+    def update(self, step: int, batch: RolloutBatch, credit: Credit, engine: Tensor, work: Work, log: StepLog) -> None:
+        """All epochs and minibatches of a step. engine: [B, T] the engine's log-probabilities."""
+        spec, critic = self.spec, self.critic
+        warming_up = critic is not None and step <= spec.critic.warmup_steps
+        for epoch in range(spec.update.epochs):
+            key = (spec.suite.name, self.seed, step, epoch)
+            for rows in minibatches(batch, spec.update.minibatches, key=key):
+                count = float(aggregate_count(batch.loss_mask[rows], mode=spec.update.aggregation))
+                if count == 0:
+                    continue
+                share = len(rows) / batch.size
+                parts = list(self.parts(batch, credit, rows))
+                if critic is not None and critic.shared:
+                    self._update_shared(parts, count, warming_up, engine, log)
+                    self._count("policy_update", work.policy_forward * share, work.tokens * share)
+                    continue
+                if not warming_up:
+                    self._update_policy(parts, count, engine, log)
+                    self._count("policy_update", work.policy_forward * share, work.tokens * share)
+                if critic is not None:
+                    self._update_critic(parts, count, log)
+                    self._count("critic_update", work.trunk_forward * share, work.tokens * share)
+
+    def parts(self, batch: RolloutBatch, credit: Credit, rows: Tensor) -> Iterator[tuple[Tensor, RolloutBatch, Credit]]:
+        for part_rows in micro_batches(batch, rows, tokens=self.spec.update.micro_batch_tokens):
+            part = batch.select(part_rows)
+            yield part_rows, part, credit.select(part_rows, part.mask.shape[1])
+
+    def _update_policy(
+        self, parts: list[tuple[Tensor, RolloutBatch, Credit]], count: float, engine: Tensor, log: StepLog
+    ) -> None:
+        with self.meter.phase("policy_update"):
+            loss = 0.0
+            for rows, batch, credit in parts:
+                outputs = self.policy.forward(batch)
+                terms = self.algorithm.loss(outputs, batch, credit)
+                loss += self._backward(terms.policy, count)
+                log.merge(terms)
+                note_gap(outputs, batch, engine[rows], log)
+            self.policy_trainee.step(loss, log)
+
+    def _update_critic(self, parts: list[tuple[Tensor, RolloutBatch, Credit]], count: float, log: StepLog) -> None:
+        assert self.critic is not None
+        assert self.critic_trainee is not None
+        with self.meter.phase("critic_update"):
+            loss = 0.0
+            for _, batch, credit in parts:
+                terms = self.algorithm.loss(PolicyOutputs(values=self.critic.values(batch)), batch, credit)
+                loss += self._backward(terms.value, count)
+                log.merge(terms)
+            self.critic_trainee.step(loss, log)
+
+    def _update_shared(
+        self,
+        parts: list[tuple[Tensor, RolloutBatch, Credit]],
+        count: float,
+        warming_up: bool,
+        engine: Tensor,
+        log: StepLog,
+    ) -> None:
+        """One forward serves both losses. While the critic warms up, only its head learns."""
+        assert self.critic_trainee is not None
+        weight = self.spec.critic.loss_coefficient
+        with self.meter.phase("policy_update"):
+            policy_loss = value_loss = 0.0
+            for rows, batch, credit in parts:
+                outputs = self.policy.forward(batch, self.critic, trunk_gradient=not warming_up)
+                terms = self.algorithm.loss(outputs, batch, credit)
+                assert terms.policy is not None
+                assert terms.value is not None
+                total = terms.value * weight if warming_up else terms.policy + terms.value * weight
+                self._backward(total, count)
+                policy_loss += float(terms.policy.detach()) / count
+                value_loss += float(terms.value.detach()) / count
+                log.merge(terms)
+                note_gap(outputs, batch, engine[rows], log)
+            if not warming_up:
+                self.policy_trainee.step(policy_loss, log)
+            self.critic_trainee.step(value_loss, log)
+
+    def _backward(self, total: Tensor | None, count: float) -> float:
+        assert total is not None
+        (total / count).backward()
+        return float(total.detach()) / count
+
+    def _count(self, phase: str, forward_flops: float, tokens: float) -> None:
+        self.meter.count(phase, tokens=round(tokens), flops=3 * forward_flops)
+
+
+def note_gap(outputs: PolicyOutputs, batch: RolloutBatch, engine: Tensor, log: StepLog) -> None:
+    """The engine's log-probabilities against this forward's, where it is the first since sampling."""
+    if batch.old_logprobs is None and outputs.logprobs is not None:
+        gap = logprob_gap(outputs.logprobs.detach(), engine[:, : batch.mask.shape[1]], batch.mask)
+        log.add_max("rollout/engine_logprob_gap", gap)
+
+
+def logprob_gap(trainer: Tensor, engine: Tensor, mask: Tensor) -> float:
+    """Largest difference between the engine's and the trainer's log-probability of a sampled token, in nats."""
+    return float(((trainer - engine) * mask).abs().max())

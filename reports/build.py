@@ -1,0 +1,57 @@
+"""Everything that people and programs read of a benchmark, from its folder, into its folder.
+
+/path/to/python -m reports.build runs/latest
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from harness.types import UserError
+from reports import html, junit, markdown
+from reports.comparison import Comparison, compare, load
+
+
+def build(folder: Path) -> Comparison:
+    """Write report.html, summary.md, comparison.json and junit.xml; each appears whole or not at all."""
+    comparison = compare(load(folder))
+    made = {
+        "comparison.json": json.dumps(comparison.to_json(), indent=1, allow_nan=False) + "\n",
+        "summary.md": markdown.render(comparison),
+        "junit.xml": junit.render(comparison),
+        "report.html": html.render(comparison),
+    }
+    for name, content in made.items():
+        _replace(folder / name, content)
+    return comparison
+
+
+def _replace(path: Path, content: str) -> None:
+    """Through a temporary file beside it: a reader sees the old file or the new one, never half of either."""
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
+    ) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(content)
+            file.flush()
+            # Temporary files are private; a report is as readable as any new file.
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(temporary, 0o666 & ~mask)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+if __name__ == "__main__":
+    try:
+        print(build(Path(sys.argv[1])).headline)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,237 @@
+"""From records to a comparison: every number that a report shows, as data, before anything is drawn.
+
+The difference is the first arm minus the second, in the order of bench.json; for PPO and GRPO that is what the critic
+bought. Runs that did not finish are listed and counted, and are part of no mean. Because leaving out the runs that went
+wrong favours the arm they belong to, a comparison with such runs states its numbers but is judged "invalid".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from reports import examples, metrics, series, stats, words
+from reports.examples import Examples
+from reports.metrics import ArmValue, Difference, Metric
+from reports.records import Evaluation, Records, Run, load
+from reports.series import Bars, Curves
+from reports.stats import Verdict
+
+__all__ = ["ArmValue", "Comparison", "Difference", "Metric", "Records", "TaskResult", "compare", "load"]
+
+SCHEMA_VERSION = 1
+# A finished run ends with the step that crosses the limit, so it can only have spent the limit or more.
+SPENT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Accuracy on one task beside what qualifies it; `base` is the policy before training."""
+
+    task: str
+    base: Evaluation | None
+    base_interval: tuple[float, float] | None
+    per_run: Mapping[tuple[str, int], Evaluation]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A benchmark, judged. `bench` is bench.json as it was read; the rest is derived from the records."""
+
+    bench: Mapping[str, Any]
+    arms: tuple[str, ...]
+    runs: tuple[Run, ...]
+    problem: str | None
+    metrics: tuple[Metric, ...]
+    tasks: tuple[TaskResult, ...]
+    headline: str
+    detail: str
+    cost: str
+    limits: str
+    reward: Mapping[str, Curves]
+    accuracy: Mapping[str, Mapping[str, Curves]]
+    stability: Mapping[str, Curves]
+    phases: Bars
+    memory: Bars
+    memory_parts: Mapping[str, Bars]
+    examples: Examples | None
+
+    @property
+    def primary(self) -> Metric | None:
+        """The metric that the verdict is about: accuracy on the first task."""
+        return next((m for m in self.metrics if m.name.startswith("eval/") and m.name.endswith("/accuracy")), None)
+
+    @property
+    def verdict(self) -> str:
+        if self.primary and self.primary.difference:
+            return self.primary.difference.verdict.label
+        return "invalid" if self.problem else "no verdict"
+
+    @property
+    def margin(self) -> float | None:
+        return self.bench.get("margin")
+
+    def metric(self, name: str) -> Metric | None:
+        return next((metric for metric in self.metrics if metric.name == name), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """comparison.json: plain values only, and null for what is not known."""
+        bench, matching = self.bench, self.bench["matching"]
+        value = {
+            "schema_version": SCHEMA_VERSION,
+            **{
+                key: bench.get(key)
+                for key in ("bench_id", "suite", "regime", "profile", "status", "created", "command")
+            },
+            "budget": {key: bench["budget"].get(key) for key in ("currency", "limit")},
+            "margin": self.margin,
+            "matching": {
+                "verdict": matching.get("verdict"),
+                **{key: matching.get(key) or [] for key in ("declared", "undeclared", "evidence")},
+            },
+            "difference_of": list(self.arms[:2]),
+            "verdict": self.verdict,
+            "problem": self.problem,
+            "sentence": self.headline,
+            "detail": self.detail,
+            "cost": self.cost,
+            "limits": self.limits,
+            "runs": [
+                {
+                    key: getattr(run, key)
+                    for key in (
+                        "arm",
+                        "seed",
+                        "status",
+                        "reason",
+                        "order",
+                        "mlflow_run_id",
+                        "steps",
+                        "spent",
+                        "seconds",
+                    )
+                }
+                for run in self.runs
+            ],
+            "metrics": [metrics.to_json(metric) for metric in self.metrics],
+        }
+        return _plain(value)
+
+
+def compare(records: Records) -> Comparison:
+    """Judge a benchmark. Never fails on runs that failed; it says so instead."""
+    problem = _problem(records)
+    rows = [*metrics.accuracy_metrics(records, problem), *metrics.run_metrics(records, problem)]
+    tasks = records.tasks
+    comparison = Comparison(
+        bench=records.bench,
+        arms=records.arms,
+        runs=tuple(sorted(records.runs, key=lambda run: (records.arms.index(run.arm), run.seed))),
+        problem=problem,
+        metrics=tuple(rows),
+        tasks=tuple(_task(records, task) for task in tasks),
+        headline="",
+        detail="",
+        cost="",
+        limits="",
+        reward=series.reward_curves(records),
+        accuracy={task: series.accuracy_curves(records, task) for task in tasks},
+        stability=series.stability_curves(records),
+        phases=series.phase_seconds(records),
+        memory=series.memory_peaks(records),
+        memory_parts=series.memory_components(records),
+        examples=examples.choose(records, tasks[0]) if tasks else None,
+    )
+    return _with_words(comparison)
+
+
+def _with_words(comparison: Comparison) -> Comparison:
+    bench, primary = comparison.bench, comparison.primary
+    detail = ""
+    if primary is None:
+        reason = comparison.problem or "no evaluation was recorded"
+        headline = f"These runs do not support a comparison: {reason}."
+    else:
+        difference = primary.difference
+        headline = words.headline(
+            difference.verdict if difference else Verdict("no verdict", "one arm"),
+            difference.estimate if difference else None,
+            comparison.arms[:2],
+            {arm: value.mean for arm, value in primary.arms.items()},
+            comparison.margin,
+        )
+        if difference:
+            detail = words.power(difference.verdict, comparison.margin)
+    means = {name: m.arms if (m := comparison.metric(name)) else {} for name in ("time/step_s", "memory/peak_bytes")}
+    by_arm = {name: {arm: value.mean for arm, value in arms.items()} for name, arms in means.items()}
+    budget = bench["budget"]
+    finished = {arm: sum(run.finished for run in comparison.runs if run.arm == arm) for arm in comparison.arms}
+    spec = bench.get("spec") or {}
+    return replace(
+        comparison,
+        headline=headline,
+        detail=detail,
+        cost=words.cost(comparison.arms[:2], by_arm["time/step_s"], by_arm["memory/peak_bytes"]),
+        limits=words.limits(
+            str(bench["suite"]),
+            (spec.get("model") or {}).get("name"),
+            words.budget_amount(str(budget.get("currency")), float(budget.get("limit") or math.nan)),
+            finished,
+            str(bench.get("regime", "")).replace("_", " "),
+        ),
+    )
+
+
+def _problem(records: Records) -> str | None:
+    """Why the evidence does not hold, the gravest reason first; None when it does."""
+    matching = records.bench["matching"]
+    if matching.get("verdict") != "matched":
+        undeclared = [str(row.get("key")) for row in matching.get("undeclared") or []]
+        return "the arms differ in what was not declared" + (f" ({', '.join(undeclared)})" if undeclared else "")
+    unequal = [str(row.get("seed")) for row in matching.get("evidence") or [] if not row.get("equal")]
+    if unequal:
+        return f"the arms did not start from the same weights, prompts or first rollouts (seed {', '.join(unequal)})"
+    for arm in records.arms:
+        if not records.of(arm):
+            return f"no run of {arm} finished"
+    lost = [run for run in records.runs if not run.finished]
+    if lost:
+        named = ", ".join(f"{run.arm} seed {run.seed} {run.status.replace('_', ' ')}" for run in lost)
+        count = f"{len(lost)} of {len(records.runs)} runs did not finish"
+        return f"{count} ({named}), and leaving them out could favour an arm"
+    currency, limit = records.bench["budget"].get("currency"), records.bench["budget"].get("limit")
+    for run in records.runs:
+        spent = run.spent.get(str(currency))
+        if spent is not None and limit is not None and spent < limit * (1 - SPENT_TOLERANCE):
+            unit = str(currency).replace("_", " ")
+            return f"{run.arm} seed {run.seed} stopped at {spent:,.6g} of its {limit:,.6g} {unit}"
+    if len(records.arms) > 1:
+        seeds = {arm: [run.seed for run in records.of(arm)] for arm in records.arms[:2]}
+        if len({tuple(found) for found in seeds.values()}) > 1:
+            return "the arms were not run with the same seeds"
+    return None
+
+
+def _task(records: Records, task: str) -> TaskResult:
+    base = records.base.get(task)
+    accuracy = base.metrics.get("accuracy") if base else None
+    interval = None
+    if base is not None and accuracy is not None:
+        interval = stats.wilson(round(accuracy * base.questions), base.questions)
+    per_run = {(run.arm, run.seed): e for run in records.runs if (e := run.final(task)) is not None}
+    return TaskResult(task, base, interval, per_run)
+
+
+def _plain(value: Any) -> Any:
+    """The value with everything that JSON lacks turned into what it has: no NaN, no tuples, no numpy numbers."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

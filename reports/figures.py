@@ -1,0 +1,334 @@
+"""Figures as inline SVG: the same bytes for the same data, readable on light and dark, in print and without colour.
+
+Arms differ by colour (the Okabe–Ito palette), by line style and by marker. Ink, rules and arm colours are written as
+CSS variables with a fallback, so that the page decides what they look like. Text stays text: it is small, can be
+searched and is drawn in the reader's own sans-serif; the layout is measured in DejaVu Sans, which is wider than most.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("svg")
+
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from reports import text
+from reports.comparison import Comparison, Metric
+from reports.series import AXES, PHASES, STABILITY, Bars, Curves
+from reports.stats import EQUIVALENCE_LEVEL
+
+# Placeholders that no palette uses; they become CSS variables in the SVG.
+INK, RULE, MUTED = "#010203", "#020304", "#030405"
+ARMS = ("#040506", "#050607", "#060708", "#070809")
+_VARIABLES = {
+    INK: "var(--ink,#222)",
+    RULE: "var(--rule,#ccc)",
+    MUTED: "var(--muted,#777)",
+    ARMS[0]: "var(--arm0,#0072b2)",
+    ARMS[1]: "var(--arm1,#d55e00)",
+    ARMS[2]: "var(--arm2,#009e73)",
+    ARMS[3]: "var(--arm3,#cc79a7)",
+}
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+MARKERS = ("o", "s", "^", "D")
+HATCHES = ("", "///", "xx", "--")
+# Okabe–Ito without black, for the phases of a step, with a hatch each so that colour is not needed.
+PHASE_FILL = ("#56b4e9", "#f0e442", "#cc79a7", "#999999", "#009e73", "#0072b2", "#d55e00", "#e69f00")
+PHASE_HATCH = ("", "", "xx", "//", "", "\\\\", "///", "--")
+WIDTH = 10.2
+_RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "paribus",
+    # A dollar sign in a name is a dollar sign.
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+    "axes.labelsize": 10,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "hatch.linewidth": 0.7,
+    "legend.frameon": False,
+}
+
+
+def verdict_bar(metric: Metric, arms: Sequence[str], margin: float | None) -> str | None:
+    """The difference with its 95 % (thin) and 90 % (thick) interval against zero and the margin."""
+    found = metric.difference
+    if found is None or found.estimate.mean is None:
+        return None
+    with _figure("verdict", 5.4, 1.2) as (figure, done):
+        ax = figure.subplots()
+        wide = found.estimate.interval()
+        _difference_mark(ax, 0, found.estimate, MARKERS[0], 7)
+        reach = max(abs(v) for v in (found.estimate.mean, margin or 0, *(wide or ()))) * 115 or 1
+        if margin:
+            ax.axvspan(-100 * margin, 100 * margin, color=RULE, alpha=0.55, lw=0)
+        ax.axvline(0, color=MUTED, lw=1)
+        ax.set(xlim=(-reach, reach), ylim=(-1, 1), yticks=[])
+        ax.xaxis.set_major_formatter(_signed)
+        a, b = (text.arm_name(arm) for arm in arms[:2])
+        ax.set_xlabel(f"{a} − {b}, percentage points")
+        ax.text(0.01, 1.04, f"← {b} better", transform=ax.transAxes, fontsize=9, ha="left", va="bottom")
+        ax.text(0.985, 1.04, f"{a} better →", transform=ax.transAxes, fontsize=9, ha="right", va="bottom")
+        if margin:
+            note = f"shaded: ±{text.points(margin, signed=False)}"
+            ax.text(0.5, 1.04, note, transform=ax.transAxes, fontsize=9, ha="center", va="bottom")
+        sns.despine(ax=ax, left=True)
+        return done()
+
+
+def accuracy(comparison: Comparison) -> str | None:
+    """Final accuracy of every seed with each arm's mean and interval, and the differences beside them."""
+    metrics = [m for m in comparison.metrics if m.name.startswith("eval/") and m.name.endswith("/accuracy")]
+    if not metrics:
+        return None
+    arms, rows = comparison.arms, len(metrics)
+    with _figure("accuracy", WIDTH, 0.9 + 0.30 * (len(arms) + 1.8) * rows) as (figure, done):
+        left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [3, 2]})
+        base = {result.task: result for result in comparison.tasks}
+        ticks, labels = [], []
+        for row, metric in enumerate(metrics):
+            task = metric.name.split("/")[1]
+            top = row * (len(arms) + 1.8)
+            place = {"transform": left.get_yaxis_transform(), "va": "center"}
+            left.text(0.01, top, text.visible(task), fontsize=10, fontweight="bold", **place)
+            result = base.get(task)
+            start = result.base.metrics.get("accuracy") if result and result.base else None
+            if start is not None:
+                left.plot([100 * start] * 2, [top + 0.5, top + len(arms) + 0.5], color=INK, ls=(0, (2, 2)), lw=1.2)
+            for index, arm in enumerate(arms):
+                y, value = top + 1 + index, metric.arms[arm]
+                ticks.append(y)
+                labels.append(text.arm_name(arm))
+                seeds = [100 * v for v in value.per_seed.values() if v is not None and math.isfinite(v)]
+                left.plot(
+                    seeds, [y] * len(seeds), ls="", marker=MARKERS[index % 4], ms=6, mfc="none", mec=ARMS[index % 4]
+                )
+                if value.mean is not None:
+                    left.plot([100 * value.mean] * 2, [y - 0.3, y + 0.3], color=ARMS[index % 4], lw=2.6)
+                if value.low is not None and value.high is not None:
+                    left.plot([100 * value.low, 100 * value.high], [y, y], color=ARMS[index % 4], lw=1.4)
+            if metric.difference and metric.difference.estimate.mean is not None:
+                _difference_mark(right, top + 1 + (len(arms) - 1) / 2, metric.difference.estimate, MARKERS[0], 6)
+        bottom = rows * (len(arms) + 1.8) - 0.8
+        left.set(ylim=(bottom + 0.2, -0.7), yticks=ticks, yticklabels=labels, xlabel="Accuracy after training, %")
+        left.grid(axis="y", visible=False)
+        if any(result.base for result in comparison.tasks):
+            _legend_above(left, [Line2D([], [], color=INK, ls=(0, (2, 2)), lw=1.2, label="base policy")])
+        if comparison.margin:
+            right.axvspan(-100 * comparison.margin, 100 * comparison.margin, color=RULE, alpha=0.55, lw=0)
+        right.axvline(0, color=MUTED, lw=1)
+        names = " − ".join(text.arm_name(arm) for arm in arms[:2])
+        right.set(ylim=left.get_ylim(), yticks=[], xlabel=f"{names}, percentage points")
+        right.xaxis.set_major_formatter(_signed)
+        right.grid(axis="y", visible=False)
+        if len(arms) < 2:
+            right.set_visible(False)
+        sns.despine(figure)
+        return done()
+
+
+def curves(found: Curves, arms: Sequence[str], label: str, *, share: bool, dots: bool, prefix: str) -> str:
+    """One quantity on one axis: every seed thin, each arm's mean bold, runs that did not finish dotted."""
+    with _figure(prefix, WIDTH, 3.6) as (figure, done):
+        ax = figure.subplots()
+        _draw_curves(ax, found, arms, 100 if share else 1, dots)
+        name, unit = AXES[found.axis]
+        ax.set(xlabel=_with_unit(name, unit), ylabel=f"{label}, %" if share else label)
+        ax.xaxis.set_major_formatter(_large)
+        ax.margins(x=0.02)
+        handles = _arm_handles([arm for arm in arms if any(line.arm == arm for line in found.lines)])
+        handles.append(Line2D([], [], color=MUTED, lw=0.9, alpha=0.8, label="one seed"))
+        if not all(line.counted for line in found.lines):
+            handles.append(Line2D([], [], color=MUTED, lw=1.1, ls=(0, (1, 2)), label="did not finish"))
+        _legend_above(ax, handles)
+        sns.despine(ax=ax)
+        return done()
+
+
+def stability(found: Mapping[str, Curves], arms: Sequence[str]) -> str | None:
+    """Small multiples of what shows a run going wrong, against steps."""
+    if not found:
+        return None
+    columns, rows = 3, math.ceil(len(found) / 3)
+    with _figure("stability", WIDTH, 2.05 * rows + 0.35) as (figure, done):
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for ax in grid.flat[len(found) :]:
+            ax.set_visible(False)
+        for ax, (name, one) in zip(grid.flat, found.items(), strict=False):
+            title, unit = STABILITY[name]
+            _draw_curves(ax, one, arms, 100 if unit == "%" else 1, False)
+            ax.set(title=title, ylabel=unit, xlabel="steps")
+            ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            ax.yaxis.set_major_locator(MaxNLocator(4))
+            ax.yaxis.set_major_formatter(_plain_number)
+        shown = [arm for arm in arms if any(line.arm == arm for one in found.values() for line in one.lines)]
+        figure.legend(handles=_arm_handles(shown), loc="outside upper left", ncols=len(arms), fontsize=9.5)
+        sns.despine(figure)
+        return done()
+
+
+def memory(bars: Bars, arms: Sequence[str]) -> str | None:
+    """Peak memory of every phase, the arms one under the other."""
+    if not bars.phases:
+        return None
+    largest = max((v for own in bars.values.values() for v in own.values() if v is not None), default=0)
+    scale, unit = (2**30, "GiB") if largest >= 2**30 else (2**20, "MiB")
+    height = 0.8 + len(bars.phases) * (0.24 * len(arms) + 0.16)
+    with _figure("memory", WIDTH, height) as (figure, done):
+        ax = figure.subplots()
+        thick = 0.8 / len(arms)
+        for index, arm in enumerate(arms):
+            for row, phase in enumerate(bars.phases):
+                value, y = bars.values[arm][phase], row + (index - (len(arms) - 1) / 2) * thick
+                if value is None:
+                    _beside(ax, 0, y, "not in this arm")
+                    continue
+                ax.barh(y, value / scale, thick * 0.88, **_bar_style(index))
+                _beside(ax, value / scale, y, text.data_size(value))
+        ax.set(yticks=range(len(bars.phases)), yticklabels=[PHASES.get(p, p) for p in bars.phases])
+        ax.set(
+            ylim=(len(bars.phases) - 0.45, -0.55), xlim=(0, largest / scale * 1.12 or 1), xlabel=f"Peak memory, {unit}"
+        )
+        ax.grid(axis="y", visible=False)
+        handles = [mpl.patches.Patch(**_bar_style(i), label=text.arm_name(arm)) for i, arm in enumerate(arms)]
+        _legend_above(ax, handles)
+        sns.despine(ax=ax)
+        return done()
+
+
+def phase_time(bars: Bars, arms: Sequence[str]) -> str | None:
+    """Seconds per step, stacked by phase, one bar per arm."""
+    totals = {arm: sum(v for v in bars.values[arm].values() if v is not None) for arm in arms}
+    longest = max(totals.values(), default=0)
+    if not bars.phases or longest <= 0:
+        return None
+    scale, unit = (1e3, "ms") if longest < 1 else (1, "s")
+    with _figure("phases", WIDTH, 1.55 + 0.5 * len(arms)) as (figure, done):
+        ax = figure.subplots()
+        for row, arm in enumerate(arms):
+            start = 0.0
+            for index, phase in enumerate(bars.phases):
+                value = bars.values[arm][phase] or 0.0
+                ax.barh(row, value * scale, 0.62, left=start * scale, **_phase_style(index))
+                start += value
+            _beside(ax, start * scale, row, text.duration(start))
+        ax.set(yticks=range(len(arms)), yticklabels=[text.arm_name(arm) for arm in arms], ylim=(len(arms) - 0.4, -0.6))
+        ax.set(xlim=(0, longest * scale * 1.12), xlabel=f"Time per step, {unit}")
+        ax.grid(axis="y", visible=False)
+        handles = [mpl.patches.Patch(**_phase_style(i), label=PHASES.get(p, p)) for i, p in enumerate(bars.phases)]
+        figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=9)
+        sns.despine(ax=ax)
+        return done()
+
+
+def _draw_curves(ax: Any, found: Curves, arms: Sequence[str], scale: float, dots: bool) -> None:
+    for line in found.lines:
+        index = list(arms).index(line.arm) % 4
+        style = {"ls": DASHES[index], "alpha": 0.45} if line.counted else {"ls": (0, (1, 2)), "alpha": 0.9}
+        ax.plot(line.x, [scale * y for y in line.y], color=ARMS[index], lw=0.9, **style)
+    for arm, (x, y) in found.means.items():
+        index = list(arms).index(arm) % 4
+        marker = {"marker": MARKERS[index], "ms": 5} if dots else {}
+        ax.plot(x, [scale * v for v in y], color=ARMS[index], ls=DASHES[index], lw=2.4, **marker)
+
+
+def _difference_mark(ax: Any, y: float, estimate: Any, marker: str, size: float) -> None:
+    for interval, width in ((estimate.interval(), 1.6), (estimate.interval(EQUIVALENCE_LEVEL), 4)):
+        if interval:
+            ax.plot([100 * v for v in interval], [y, y], color=INK, lw=width, solid_capstyle="butt")
+    ax.plot([100 * estimate.mean], [y], color=INK, marker=marker, ms=size)
+
+
+def _beside(ax: Any, x: float, y: float, label: str) -> None:
+    ax.annotate(label, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
+
+
+def _arm_handles(arms: Sequence[str]) -> list[Line2D]:
+    style = [{"color": ARMS[i % 4], "ls": DASHES[i % 4], "lw": 2.4} for i in range(len(arms))]
+    return [Line2D([], [], label=f"{text.arm_name(arm)}, mean", **style[i]) for i, arm in enumerate(arms)]
+
+
+def _bar_style(index: int) -> dict[str, Any]:
+    return {"facecolor": ARMS[index % 4], "edgecolor": "white", "hatch": HATCHES[index % 4], "linewidth": 0}
+
+
+def _phase_style(index: int) -> dict[str, Any]:
+    fill, hatch = PHASE_FILL[index % 8], PHASE_HATCH[index % 8]
+    return {"facecolor": fill, "edgecolor": "#333333", "hatch": hatch, "linewidth": 0.6}
+
+
+def _legend_above(ax: Any, handles: Sequence[Any]) -> None:
+    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, fontsize=9.5, borderaxespad=0.2)
+
+
+def _with_unit(name: str, unit: str) -> str:
+    return name if unit in name.lower() else f"{name}, {unit}"
+
+
+_signed = FuncFormatter(lambda value, _: f"{value:+.3g}".replace("-", text.MINUS) if abs(value) > 1e-9 else "0")
+_large = FuncFormatter(lambda value, _: text.large(round(value, 6)))
+_plain_number = FuncFormatter(lambda value, _: f"{value:.3g}".replace("-", text.MINUS))
+
+
+@contextmanager
+def _figure(name: str, width: float, height: float) -> Iterator[tuple[Figure, Callable[[], str]]]:
+    """A figure with the house style, and the function that turns it into SVG whose ids start with `name`."""
+    with mpl.rc_context({**sns.axes_style("ticks"), **_RC}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, lambda: _svg(figure, name)
+
+
+def _svg(figure: Figure, name: str) -> str:
+    out = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with warnings.catch_warnings():
+        # Letters that DejaVu Sans lacks are measured as boxes here and drawn by the reader's own font.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # The page's width decides, up to the size the figure was drawn for.
+    size = f'style="max-width:{figure.get_figwidth() * 96:.0f}px"'
+    svg = re.sub(r'\bwidth="[^"]*" height="[^"]*"', size, svg, count=1)
+    # Inside HTML neither namespaces nor metadata are needed, and they hold the only outside addresses.
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    # Its style sheet would apply to the whole page; the page's own has the same rule for figures.
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.S)
+    svg = svg.replace("xlink:href", "href")
+    # Several figures share a page, so every id carries its figure's name.
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
+    svg = re.sub(r'\bhref="#', f'href="#{name}-', svg)
+    for placeholder, variable in _VARIABLES.items():
+        svg = svg.replace(placeholder, variable)
+    svg = svg.replace("'DejaVu Sans', sans-serif", "var(--sans,sans-serif)")
+    # A hundredth of a point is finer than any screen.
+    svg = re.sub(r'\b(?:d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]), svg)
+    return svg.replace("\n", " ")

@@ -1,0 +1,206 @@
+"""The rows of a comparison: one quantity each, its value in every arm, and the judged difference.
+
+The difference is the first arm minus the second. Only runs that finished enter; a value that is absent or not finite
+makes the row "invalid", because which runs lack a value is seldom chance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from reports import series, stats
+from reports.records import Evaluation, Records, Run
+from reports.stats import Better, Estimate, Verdict
+
+_SAMPLE_RATE, _TOKEN_RATE = "throughput/samples_per_s", "throughput/tokens_per_s"
+
+
+@dataclass(frozen=True)
+class ArmValue:
+    """One arm's mean with its 95 % interval; n runs entered, `missing` finished runs had no finite value."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+    per_seed: Mapping[int, float | None]
+    missing: int
+    method: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First arm minus second: estimate, its 95 % and 90 % intervals, the verdict, and Welch's interval beside it."""
+
+    estimate: Estimate
+    verdict: Verdict
+    beside: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One quantity over all arms. better: "higher", "lower", or None where the budget fixes it."""
+
+    name: str
+    title: str
+    unit: str
+    better: Better
+    arms: Mapping[str, ArmValue]
+    difference: Difference | None
+
+
+def accuracy_metrics(records: Records, problem: str | None) -> list[Metric]:
+    metrics = []
+    margin = records.bench.get("margin")
+    for task in records.tasks:
+        finals = {arm: {run.seed: run.final(task) for run in records.of(arm)} for arm in records.arms}
+        if not any(e for runs in finals.values() for e in runs.values()) and task not in records.base:
+            continue
+        values = {
+            arm: {seed: e.metrics.get("accuracy") if e else None for seed, e in runs.items()}
+            for arm, runs in finals.items()
+        }
+        tables, fault = _answer_tables(task, finals)
+        arms = {}
+        for arm, per_seed in values.items():
+            by_seed = stats.mean_interval(per_seed.values())
+            arms[arm] = _arm_value(stats.crossed(tables[arm]) if tables and by_seed.n[0] > 1 else by_seed, per_seed)
+        pair = [tables[arm] for arm in records.arms[:2]] if tables else None
+        difference = _difference(records.arms, values, margin, "higher", problem or fault, pair)
+        metrics.append(Metric(f"eval/{task}/accuracy", f"Accuracy, {task}", "fraction", "higher", arms, difference))
+        base = records.base[task].metrics.get("accuracy") if task in records.base else None
+        if base is not None:
+            gains = {arm: {s: None if v is None else v - base for s, v in own.items()} for arm, own in values.items()}
+            by_arm = {arm: _arm_value(stats.mean_interval(own.values()), own) for arm, own in gains.items()}
+            # Both arms start from the same base, so the difference of the gains is the difference of the accuracies.
+            metrics.append(
+                Metric(f"eval/{task}/gain", f"Gain over base, {task}", "fraction", "higher", by_arm, difference)
+            )
+    return metrics
+
+
+def run_metrics(records: Records, problem: str | None) -> list[Metric]:
+    """What is one number per run: reward, speed, what was spent, memory."""
+    currency = str(records.bench["budget"].get("currency"))
+
+    def spent(axis: str) -> Callable[[Run], float | None]:
+        return lambda run: run.spent.get(axis)
+
+    def steady(name: str) -> Callable[[Run], float | None]:
+        return lambda run: series.steady_median(run, name)
+
+    rows: list[tuple[str, str, str, Better, Callable[[Run], float | None]]] = [
+        (
+            "reward/mean",
+            "Training reward, last tenth of the steps",
+            "",
+            "higher",
+            lambda run: series.last_tenth(run, "reward/mean"),
+        ),
+        ("time/step_s", "Time per step", "s", "lower", steady("time/step_s")),
+        (_SAMPLE_RATE, "Completions per second", "samples/s", "higher", steady(_SAMPLE_RATE)),
+        (_TOKEN_RATE, "Tokens per second", "tokens/s", "higher", steady(_TOKEN_RATE)),
+        ("memory/peak_bytes", "Peak memory, any phase", "B", "lower", series.peak_memory),
+        ("budget/device_seconds", "Device time spent", "s", "lower", spent("device_seconds")),
+        ("budget/generated_tokens", "Tokens generated", "tokens", "lower", spent("generated_tokens")),
+        ("budget/flops", "Arithmetic spent", "FLOP", "lower", spent("flops")),
+    ]
+    metrics = []
+    for name, title, unit, better, measure in rows:
+        values = {arm: {run.seed: measure(run) for run in records.of(arm)} for arm in records.arms}
+        arms = {arm: _arm_value(stats.mean_interval(own.values()), own) for arm, own in values.items()}
+        if all(value is None for own in values.values() for value in own.values()):
+            continue  # nobody recorded it; recorded but never finite is another matter, and is shown
+        better = None if name == f"budget/{currency}" else better
+        metrics.append(
+            Metric(name, title, unit, better, arms, _difference(records.arms, values, None, better, problem))
+        )
+    return metrics
+
+
+def _difference(
+    arms: Sequence[str],
+    values: Mapping[str, Mapping[int, float | None]],
+    margin: float | None,
+    better: Better,
+    problem: str | None,
+    tables: Sequence[stats.Array] | None = None,
+) -> Difference | None:
+    if len(arms) < 2:
+        return None
+    first, second = arms[0], arms[1]
+    by_seed = stats.welch(values[first].values(), values[second].values())
+    estimate = stats.crossed(*tables) if tables else by_seed
+    if not problem and by_seed.missing:
+        problem = f"{by_seed.missing} finished runs have no finite value"
+    judged = stats.verdict(estimate, arms=(first, second), better=better, margin=margin, problem=problem)
+    return Difference(estimate, judged, by_seed if tables else None)
+
+
+def _answer_tables(
+    task: str, finals: Mapping[str, Mapping[int, Evaluation | None]]
+) -> tuple[dict[str, stats.Array] | None, str | None]:
+    """arm → [seeds, questions] of right (1) and wrong (0), or None where the answers were not all kept.
+
+    The second value is why the arms cannot be compared question by question: they were not asked the same ones.
+    """
+    found = [e for runs in finals.values() for e in runs.values() if e is not None]
+    if not found or any(len(e.samples) != e.questions or not e.samples for e in found):
+        return None, None
+    asked = {s["id"]: (s.get("prompt"), s.get("answer")) for s in found[0].samples}
+    for evaluation in found[1:]:
+        if {s["id"]: (s.get("prompt"), s.get("answer")) for s in evaluation.samples} != asked:
+            return None, f"not every run was asked the same questions of {task}"
+    tables = {}
+    for arm, runs in finals.items():
+        rows = []
+        for final in runs.values():
+            if final is not None:
+                right = {s["id"]: s.get("correct") for s in final.samples}
+                rows.append([math.nan if right[key] is None else float(bool(right[key])) for key in asked])
+        tables[arm] = np.array(rows, dtype=np.float64).reshape(len(rows), len(asked))
+    return tables, None
+
+
+def _arm_value(estimate: Estimate, per_seed: Mapping[int, float | None]) -> ArmValue:
+    low, high = estimate.interval() or (None, None)
+    missing = sum(value is None or not math.isfinite(value) for value in per_seed.values())
+    return ArmValue(estimate.mean, low, high, estimate.n[0], dict(per_seed), missing, estimate.method)
+
+
+def to_json(metric: Metric) -> dict[str, Any]:
+    found = metric.difference
+    difference = None
+    if found is not None:
+        low, high = found.estimate.interval() or (None, None)
+        low90, high90 = found.estimate.interval(stats.EQUIVALENCE_LEVEL) or (None, None)
+        beside = found.beside.interval() if found.beside else None
+        judged = found.verdict
+        difference = {
+            "mean": found.estimate.mean,
+            "low": low,
+            "high": high,
+            "low90": low90,
+            "high90": high90,
+            "verdict": judged.label,
+            "reason": judged.reason,
+            "beyond_margin": judged.beyond_margin,
+            "within_margin": judged.within_margin,
+            "mde": judged.mde,
+            "seeds_needed": judged.seeds_needed,
+            "method": found.estimate.method,
+            "n": list(found.estimate.n),
+            "missing": found.estimate.missing,
+            "welch": list(beside) if beside else None,
+        }
+    arms = {
+        arm: {**asdict(value), "per_seed": {str(s): v for s, v in value.per_seed.items()}}
+        for arm, value in metric.arms.items()
+    }
+    keys = ("name", "title", "unit", "better")
+    return {**{key: getattr(metric, key) for key in keys}, "arms": arms, "difference": difference}

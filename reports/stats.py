@@ -1,0 +1,257 @@
+"""Statistics for a handful of seeds: intervals, the smallest effect that could have been seen, and the verdict.
+
+A run's accuracy is a mean over questions, and a comparison's is a mean over seeds of such means. Both are samples:
+other seeds and other questions would have given another number. Treating the questions of all seeds as one pool
+forgets the seeds, and a bootstrap over three seeds has three values to draw from; both give intervals that are too
+short. The crossed estimator below keeps the two apart, and is the primary one wherever answers per question exist.
+
+Everything here is a pure function of numbers. Missing and non-finite values are counted, never averaged away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats as sps
+
+Array = NDArray[np.float64]
+Better = Literal["higher", "lower"] | None
+
+LEVEL = 0.95
+# Two one-sided tests at 5 % are the 90 % interval lying inside the margin.
+EQUIVALENCE_LEVEL = 0.90
+POWER = 0.80
+MOST_SEEDS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean, or a difference of means, and how far to trust it.
+
+    mean: None when there was nothing to average.
+    se, df: standard error and Satterthwaite degrees of freedom; None when the data cannot give them.
+    n: runs that entered, one count per arm. missing: values left out because they were absent or not finite.
+    seed_variances: variance between single seeds, per arm. question_variance: the part of se² that more seeds would
+        not remove, because every seed answered the same `questions` questions.
+    note: why there is no interval, in words.
+    """
+
+    mean: float | None
+    se: float | None
+    df: float | None
+    n: tuple[int, ...]
+    method: str
+    missing: int = 0
+    seed_variances: tuple[float, ...] = ()
+    question_variance: float = 0.0
+    questions: int = 0
+    note: str = ""
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
+        """mean ± t·se, or None when there is no standard error."""
+        if self.mean is None or self.se is None or self.df is None:
+            return None
+        half = float(sps.t.ppf(0.5 + level / 2, self.df)) * self.se if self.se > 0 else 0.0
+        return self.mean - half, self.mean + half
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What may be said of a difference, and what would change it.
+
+    label: "invalid", "no verdict", "<arm> better", "equivalent" or "inconclusive".
+    beyond_margin: for "<arm> better", whether the whole 95 % interval lies beyond the margin.
+    within_margin: whether the 90 % interval lies inside the margin.
+    mde: the difference that would have been found four times out of five.
+    seeds_needed: seeds per arm that would bring the mde down to the margin; None when seeds alone would not.
+    """
+
+    label: str
+    reason: str
+    beyond_margin: bool | None = None
+    within_margin: bool | None = None
+    mde: float | None = None
+    seeds_needed: int | None = None
+
+
+def finite(values: Iterable[Any]) -> tuple[Array, int]:
+    """The finite numbers among `values`, and how many were not."""
+    array = np.array([math.nan if value is None else float(value) for value in values], dtype=np.float64)
+    kept = array[np.isfinite(array)]
+    return kept, int(array.size - kept.size)
+
+
+def mean_interval(values: Iterable[Any]) -> Estimate:
+    """Student's t on one value per seed."""
+    x, missing = finite(values)
+    method = "t on seeds"
+    if x.size == 0:
+        return Estimate(None, None, None, (0,), method, missing, note="no finite value")
+    if x.size == 1:
+        return Estimate(float(x[0]), None, None, (1,), method, missing, note="one seed, no interval")
+    variance = float(x.var(ddof=1))
+    se = math.sqrt(variance / x.size)
+    return Estimate(float(x.mean()), se, float(x.size - 1), (x.size,), method, missing, (variance,))
+
+
+def welch(a: Iterable[Any], b: Iterable[Any]) -> Estimate:
+    """mean(a) − mean(b) with unequal variances: V = s_a²/n_a + s_b²/n_b, df after Welch and Satterthwaite.
+
+    Where neither arm varies at all (a count fixed by the batch shape, say) the interval is the point itself.
+    """
+    x, missing_a = finite(a)
+    y, missing_b = finite(b)
+    n, missing, method = (int(x.size), int(y.size)), missing_a + missing_b, "Welch on seeds"
+    if min(n) == 0:
+        return Estimate(None, None, None, n, method, missing, note="an arm has no finite value")
+    mean = float(x.mean() - y.mean())
+    if min(n) == 1:
+        return Estimate(mean, None, None, n, method, missing, note="one seed in an arm, no interval")
+    variances = (float(x.var(ddof=1)), float(y.var(ddof=1)))
+    parts = [(variance / size, size - 1) for variance, size in zip(variances, n, strict=True)]
+    variance, df = _satterthwaite(parts, sum(part for part, _ in parts), fallback=sum(n) - 2)
+    return Estimate(mean, math.sqrt(variance), df, n, method, missing, variances)
+
+
+def crossed(*arms: Array) -> Estimate:
+    """Mean of one arm, or difference of two, over seeds × questions; `arms` are [S_a, Q], columns the same questions.
+
+    With x[a, s, q] and D the (difference of) grand mean(s):
+
+        V_a   = variance of arm a's seed means / S_a
+        V_q   = variance over questions of the seed-averaged (difference) / Q
+        V_res = Σ_a MS_res,a / (S_a·Q), the two-way residual, which V_a and V_q both contain
+        V     = max(ΣV_a + V_q − V_res, ΣV_a, V_q)
+        df    = V² / (ΣV_a²/(S_a−1) + V_q²/(Q−1))
+
+    The two-way random-effects variance of a mean (Brennan, Generalizability Theory, 2001, §3), with Satterthwaite's
+    degrees of freedom. The maximum guards against V_res, itself an estimate, taking away more than it should.
+
+    A question that any run lacks (NaN) is left out for all of them and counted. One seed in an arm: no interval. When
+    nothing varies at all (everything right, or everything wrong) there is none either: a ceiling is not precision.
+    """
+    if not 1 <= len(arms) <= 2:
+        raise ValueError(f"one arm or two, not {len(arms)}")
+    if len({x.shape[1] for x in arms}) != 1:
+        raise ValueError("the arms have different numbers of questions")
+    n, method = tuple(int(x.shape[0]) for x in arms), "crossed seeds × questions"
+    complete = np.all(np.isfinite(np.concatenate(arms)), axis=0)
+    missing = int((~complete).sum())
+    kept = [x[:, complete] for x in arms]
+    questions = int(complete.sum())
+    if questions == 0 or min(n) == 0:
+        return Estimate(None, None, None, n, method, missing, note="no question answered by every run")
+    sign = (1.0, -1.0)
+    mean = sum(s * float(x.mean()) for s, x in zip(sign, kept, strict=False))
+    if min(n) == 1 or questions == 1:
+        what = "one seed in an arm" if min(n) == 1 else "one question"
+        return Estimate(mean, None, None, n, method, missing, questions=questions, note=f"{what}, no interval")
+    per_question = sum(s * x.mean(axis=0) for s, x in zip(sign, kept, strict=False))
+    v_q = float(np.var(per_question, ddof=1)) / questions
+    seed_variances = tuple(float(x.mean(axis=1).var(ddof=1)) for x in kept)
+    v_arms = [variance / size for variance, size in zip(seed_variances, n, strict=True)]
+    v_res = sum(_residual_mean_square(x) / x.size for x in kept)
+    total = max(sum(v_arms) + v_q - v_res, sum(v_arms), v_q)
+    floor = max(v_q - v_res, 0.0)
+    if total <= 0:
+        note = "no answer differs between seeds or questions, so nothing measures the spread"
+        return Estimate(mean, None, None, n, method, missing, seed_variances, floor, questions, note)
+    parts = [(v, size - 1) for v, size in zip(v_arms, n, strict=True)] + [(v_q, questions - 1)]
+    variance, df = _satterthwaite(parts, total, fallback=questions - 1)
+    return Estimate(mean, math.sqrt(variance), df, n, method, missing, seed_variances, floor, questions)
+
+
+def wilson(correct: int, questions: int, level: float = LEVEL) -> tuple[float, float] | None:
+    """Wilson's score interval for a share: what the questions alone leave open about one model."""
+    if questions == 0:
+        return None
+    interval = sps.binomtest(correct, questions).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def minimum_detectable_effect(se: float, df: float, *, power: float = POWER, level: float = LEVEL) -> float:
+    """(t(½ + level/2, df) + t(power, df))·se: a true difference this large is found with probability `power`."""
+    return float(sps.t.ppf(0.5 + level / 2, df) + sps.t.ppf(power, df)) * se
+
+
+def seeds_needed(estimate: Estimate, target: float) -> int | None:
+    """Seeds per arm that bring the minimum detectable effect to `target`, the questions staying as they are.
+
+    Extrapolated from the variances seen, so with few seeds it is a rough guide. None when the questions alone leave
+    more doubt than that, or more than 1,000 seeds would be needed.
+    """
+    if not estimate.seed_variances or estimate.se is None or target <= 0:
+        return None
+
+    def reaches(seeds: int) -> bool:
+        arms = [variance / seeds for variance in estimate.seed_variances]
+        parts = [(v, seeds - 1) for v in arms]
+        if estimate.questions > 1:
+            parts.append((estimate.question_variance, estimate.questions - 1))
+        variance, df = _satterthwaite(parts, sum(v for v, _ in parts), fallback=len(arms) * (seeds - 1))
+        return minimum_detectable_effect(math.sqrt(variance), df) <= target
+
+    return next((seeds for seeds in range(2, MOST_SEEDS + 1) if reaches(seeds)), None)
+
+
+def verdict(
+    estimate: Estimate,
+    *,
+    arms: tuple[str, str],
+    better: Better,
+    margin: float | None = None,
+    problem: str | None = None,
+) -> Verdict:
+    """Judge first arm minus second arm, from the strongest objection to the strongest claim.
+
+    problem: why the evidence itself does not hold (audit failed, runs missing); it overrules every number.
+    better: which direction is good; None for a quantity that the budget fixes, which is not judged.
+    margin: the difference that would not matter, declared before the runs; without one nothing is "equivalent",
+        except what never differed at all.
+    """
+    if problem:
+        return Verdict("invalid", problem)
+    if estimate.mean is None:
+        return Verdict("invalid", estimate.note)
+    if better is None:
+        return Verdict("no verdict", "fixed by the budget, so not judged")
+    wide = estimate.interval(LEVEL)
+    narrow = estimate.interval(EQUIVALENCE_LEVEL)
+    if wide is None or narrow is None or estimate.se is None or estimate.df is None:
+        return Verdict("no verdict", estimate.note)
+    mde = minimum_detectable_effect(estimate.se, estimate.df)
+    seeds = seeds_needed(estimate, margin) if margin else None
+    within = None if margin is None else bool(-margin < narrow[0] and narrow[1] < margin)
+    low, high = wide
+    if low > 0 or high < 0:
+        first_leads = (low > 0) == (better == "higher")
+        beyond = None if margin is None else bool(low > margin or high < -margin)
+        return Verdict(
+            f"{arms[0] if first_leads else arms[1]} better",
+            "the 95 % interval of the difference excludes zero",
+            beyond,
+            within,
+            mde,
+            seeds,
+        )
+    if within or low == high == 0:
+        return Verdict("equivalent", "the 90 % interval lies inside the margin", None, True, mde, seeds)
+    return Verdict("inconclusive", "the 95 % interval of the difference includes zero", None, within, mde, seeds)
+
+
+def _residual_mean_square(x: Array) -> float:
+    """Two-way analysis of variance without replication: what neither the seed nor the question explains."""
+    rows, columns = x.mean(axis=1, keepdims=True), x.mean(axis=0, keepdims=True)
+    residual = x - rows - columns + x.mean()
+    return float((residual**2).sum()) / ((x.shape[0] - 1) * (x.shape[1] - 1))
+
+
+def _satterthwaite(parts: list[tuple[float, int]], variance: float, fallback: int) -> tuple[float, float]:
+    """(variance, degrees of freedom) of a sum of independent mean squares; `fallback` when all of them are zero."""
+    below = sum(part**2 / df for part, df in parts)
+    return variance, (variance**2 / below if below > 0 else float(max(fallback, 1)))

@@ -1,0 +1,92 @@
+"""The comparison in sentences: what was found, with its uncertainty, what it cost, and what it does not show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from reports import text
+from reports.stats import EQUIVALENCE_LEVEL, LEVEL, Estimate, Verdict
+
+AXIS_UNITS = {"flops": "FLOP", "device_seconds": "s", "generated_tokens": "tokens", "trained_tokens": "tokens"}
+
+
+def headline(
+    verdict: Verdict,
+    estimate: Estimate | None,
+    arms: Sequence[str],
+    means: Mapping[str, float | None],
+    margin: float | None,
+) -> str:
+    """One sentence on the primary metric, a share, in percentage points."""
+    names = [text.arm_name(arm) for arm in arms]
+    shares = [f"{name} {text.percent(means[arm])}" for name, arm in zip(names, arms, strict=True)]
+    if len(arms) == 1:
+        return f"Only {names[0]} was run, so there is nothing to compare: it ended at {text.percent(means[arms[0]])}."
+    if verdict.label == "invalid" or estimate is None or estimate.mean is None:
+        return f"These runs do not support a comparison: {verdict.reason}."
+    against = f"{names[0]} {text.percent(means[arms[0]])}, {names[1]} {text.percent(means[arms[1]])}"
+    difference = f"{names[0]} − {names[1]} = {text.points(estimate.mean)}"
+    wide, narrow = estimate.interval(LEVEL), estimate.interval(EQUIVALENCE_LEVEL)
+    if verdict.label == "no verdict" or wide is None or narrow is None:
+        return f"No verdict: {verdict.reason}. What was seen: {' and '.join(shares)} ({difference})."
+    interval = f"{difference}, 95 % interval {text.span(*wide, 'points')}"
+    if verdict.label == "equivalent":
+        return (
+            f"{names[0]} and {names[1]} ended equivalent in accuracy: {against}; {interval}, and the 90 % interval"
+            f" {text.span(*narrow, 'points')} lies inside the declared margin of ±{text.points(margin, signed=False)}."
+        )
+    if verdict.label == "inconclusive":
+        return f"These runs cannot tell {names[0]} from {names[1]} in accuracy: {against}; {interval}."
+    winner = next(n for arm, n in zip(arms, names, strict=True) if verdict.label == f"{arm} better")
+    loser = next(n for n in names if n != winner) if names[0] != names[1] else names[1]
+    if verdict.beyond_margin:
+        size = f"by more than the declared margin of {text.points(margin, signed=False)}"
+    elif verdict.within_margin:
+        size = f"but by less than the declared margin of {text.points(margin, signed=False)}"
+    elif margin:
+        size = f"though perhaps by no more than the declared margin of {text.points(margin, signed=False)}"
+    else:
+        size = "with no margin declared"
+    return f"{winner} ended more accurate than {loser}, {size}: {against}; {interval}."
+
+
+def power(verdict: Verdict, margin: float | None) -> str:
+    """What the runs could have found, and what it would take to do better."""
+    if verdict.mde is None:
+        return ""
+    size = text.points(verdict.mde, signed=False)
+    found = f"A true difference of {size} would have been found four times out of five"
+    if not margin or verdict.mde <= margin:
+        return f"{found}."
+    target = f"for the margin of {text.points(margin, signed=False)}"
+    if verdict.seeds_needed is None:
+        return f"{found}; {target} it takes more questions, not only more seeds."
+    return f"{found}; {target} it would take about {text.plural(verdict.seeds_needed, 'seed')} an arm."
+
+
+def cost(arms: Sequence[str], seconds: Mapping[str, float | None], memory: Mapping[str, float | None]) -> str:
+    """One sentence on time and memory; empty when neither was recorded in both arms."""
+    if len(arms) != 2:
+        return ""
+    first, second = arms
+    a, b = text.arm_name(first), text.arm_name(second)
+    parts = []
+    for what, values, show in (("a step took", seconds, text.duration), ("peak memory was", memory, text.data_size)):
+        x, y = values.get(first), values.get(second)
+        if x is not None and y is not None:
+            parts.append(f"{what} {show(x)} with {a} and {show(y)} with {b} ({text.ratio(x, y)})")
+    return f"On this machine {text.listed(parts)}." if parts else ""
+
+
+def limits(suite: str, model: str | None, budget: str, runs: Mapping[str, int], regime: str) -> str:
+    """What the result is about, and so what it is not about."""
+    counts = text.listed([f"{text.plural(n, 'seed')} of {text.arm_name(arm)}" for arm, n in runs.items()])
+    return (
+        f"This holds for the suite {suite}, {f'the model {model}' if model else 'one model'}, a budget of {budget}"
+        f" a run, {counts} and the settings listed below ({regime}). It does not show which algorithm is better on"
+        " another task, model or budget, nor after tuning each for itself."
+    )
+
+
+def budget_amount(currency: str, limit: float) -> str:
+    return text.quantity(limit, AXIS_UNITS.get(currency, currency.replace("_", " ")))

@@ -1,0 +1,88 @@
+"""GSM8K: grade-school word problems (Cobbe et al. 2021, arXiv:2110.14168), as OpenAI published them.
+
+The data comes from the hub (openai/gsm8k), or from the folder named by PARIBUS_GSM8K_DIR with `train.jsonl` and
+`test.jsonl`. Questions go through the model's own chat template, zero-shot; the reward is 1 for the right final
+number. Training uses the training split, evaluation the test split.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from harness.types import InfrastructureError, Prompt, Reward, Task, UserError
+from suites.grading import GoldAnswerError, gold, grade
+
+FOLDER_VARIABLE = "PARIBUS_GSM8K_DIR"
+HUB_DATASET = "openai/gsm8k"
+INSTRUCTION = "Reason step by step. End with a line that holds only #### and the final number."
+
+
+def train() -> Sequence[Prompt]:
+    return load("train")
+
+
+def heldout() -> Mapping[str, Sequence[Prompt]]:
+    return {"gsm8k_test": load("test")}
+
+
+@cache
+def load(split: str) -> tuple[Prompt, ...]:
+    """A split's prompts in published order. Raises UserError naming file and line of a broken row."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    rows = from_folder(Path(folder) / f"{split}.jsonl") if folder else from_hub(split)
+    prompts = []
+    for number, (where, row) in enumerate(rows):
+        try:
+            question, answer = row["question"], row["answer"]
+            final = answer.rsplit("####", 1)[-1].strip()
+            gold(answer)
+        except (TypeError, KeyError, AttributeError):
+            raise UserError(f"{where}: expected an object with the strings question and answer") from None
+        except GoldAnswerError as error:
+            raise UserError(f"{where}: {error}") from None
+        prompts.append(Prompt(id=f"{split}-{number}", text=f"{question}\n\n{INSTRUCTION}", answer=final, chat=True))
+    if not prompts:
+        raise UserError(f"GSM8K: the {split} split is empty")
+    return tuple(prompts)
+
+
+def from_folder(path: Path) -> list[tuple[str, dict]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{FOLDER_VARIABLE}: {path}: cannot be read ({getattr(error, 'strerror', error)})") from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append((f"{path}:{number}", json.loads(line)))
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: not JSON: {error}") from None
+    return rows
+
+
+def from_hub(split: str) -> list[tuple[str, dict]]:
+    try:
+        from datasets import load_dataset
+
+        dataset = load_dataset(HUB_DATASET, "main", split=split)
+    except Exception as error:  # the hub client raises many kinds for "cannot be reached"
+        raise InfrastructureError(
+            f"GSM8K: {HUB_DATASET} cannot be had from the hub ({type(error).__name__}); set {FOLDER_VARIABLE} to a "
+            "folder with train.jsonl and test.jsonl from https://github.com/openai/grade-school-math"
+        ) from None
+    return [(f"{HUB_DATASET} {split} row {number}", row) for number, row in enumerate(dataset)]
+
+
+def verify(completion: str, answer: str) -> Reward:
+    verdict = grade(completion, answer)
+    return Reward(value=float(verdict.correct), correct=verdict.correct, extracted=verdict.extracted)
+
+
+# The pattern lm-eval's own gsm8k task calls strict-match.
+TASK = Task(
+    name="gsm8k", train=train, heldout=heldout, verify=verify, strict_pattern=r"#### (\-?[0-9\.\,]+)"
+)  # fmt: skip

@@ -1,0 +1,239 @@
+"""The page, the summary and the test results that people and programs read."""
+
+import json
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+from synthetic_bench import read_json, write_bench, write_json
+
+from reports import figures, text
+from reports.build import build
+
+HOSTILE = "<script>alert(1)</script></svg></pre>\0\x1b[31m\u202eevil\ud800 &amp; $x$" + "y" * 3000
+
+
+class Page(HTMLParser):
+    """What a browser would make of the file: its elements, ids, and the text inside scripts."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags, self.ids, self.attributes = [], [], []
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self.ids += [value for name, value in attrs if name == "id"]
+
+
+def page(folder, **options) -> str:
+    write_bench(folder, **{"steps": 12, "questions": 40} | options)
+    build(folder)
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory):
+    """The folder of an ordinary benchmark with its report built."""
+    folder = tmp_path_factory.mktemp("usual")
+    page(folder, steps=60)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(usual):
+    return (usual / "report.html").read_text(encoding="utf-8")
+
+
+def test_building_writes_the_four_files_and_leaves_nothing_else_behind(usual):
+    files = {path.name for path in usual.iterdir() if path.is_file()}
+    assert files == {"bench.json", "report.html", "summary.md", "comparison.json", "junit.xml"}
+
+
+def test_the_page_names_no_outside_address(source):
+    assert "http://" not in source
+    assert "https://" not in source
+    for tag, name, value in Page(source).attributes:
+        if name in ("src", "href", "action", "data", "poster", "srcset"):
+            assert value.startswith(("#", "data:")), (tag, name, value[:80])
+    assert not re.search(r"@import|url\((?!#)", source)
+
+
+def test_the_same_records_give_the_same_bytes(usual, source):
+    build(usual)
+    assert (usual / "report.html").read_text(encoding="utf-8") == source
+
+
+def test_the_page_is_small(usual):
+    assert (usual / "report.html").stat().st_size < 3_000_000
+
+
+def test_every_id_is_used_once_and_every_reference_leads_somewhere(source):
+    ids = Page(source).ids
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="|url\()#([^")]+)', source)) <= set(ids)
+
+
+def test_every_axis_is_there_without_javascript(source):
+    body = source[: source.rindex("<script>")]
+    for axis in ("steps", "samples", "generated_tokens", "device_seconds", "flops"):
+        assert body.count(f'<figure data-axis="{axis}"') == 3  # reward and two tasks
+    assert not re.search(r"<figure[^>]*hidden", body)
+
+
+def test_every_figure_has_a_name_and_its_data(source):
+    assert source.count('role="img"') == source.count("<svg")
+    assert source.count("<figure") - 1 == source.count("Data of this figure")
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["Samples drawn", "Tokens generated", "Device time, s", "Arithmetic, FLOP", "Accuracy after training, %"]
+    + ["Peak memory, MiB", "Time per step, ms", "PPO − GRPO, percentage points", "nats per token"],
+)
+def test_axes_carry_units(source, label):
+    assert re.search(rf"<text[^>]*>{re.escape(label)}</text>", source)
+
+
+def test_small_tick_labels_keep_their_digits(source):
+    ticks = re.findall(r"<text[^>]*>(0\.\d+)</text>", source)
+    assert any(len(tick) > 4 for tick in ticks)
+    assert "0.00" not in ticks
+
+
+def test_the_script_is_short_and_is_the_one_the_policy_allows(source):
+    assert Page(source).tags.count("script") == 1
+    assert source[source.rindex("<script>") :].count("\n") < 150
+    assert "script-src 'sha256-" in source
+    assert "default-src 'none'" in source
+
+
+def test_hostile_text_is_shown_and_does_nothing(tmp_path):
+    source = page(tmp_path, completions=dict.fromkeys(range(40), HOSTILE))
+    assert Page(source).tags.count("script") == 1
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&lt;/svg&gt;" in source
+    assert not re.search("[\0\x1b\u202e]", source)
+    assert "␀␛[31m⟨U+202E⟩evil⟨U+D800⟩ &amp;amp; $x$" in source
+    assert "The first 2,000 of" in source
+
+
+def test_hostile_names_are_shown_and_do_nothing(tmp_path):
+    name = "\"><img src=x onerror='1'>"
+    source = page(tmp_path, suite=name, arms=("p<b>&$_x", "grpo"), environment={"cpu": name, "packages": {name: name}})
+    assert "img" not in Page(source).tags
+    assert "b" not in Page(source).tags
+    ElementTree.parse(tmp_path / "junit.xml")
+    assert "<img" not in (tmp_path / "summary.md").read_text(encoding="utf-8")
+
+
+def test_one_seed_is_said_not_to_be_enough(tmp_path):
+    source = page(tmp_path, seeds=(0,))
+    assert "No verdict" in source
+    assert "n = 1, no interval" in source.replace("\u00a0", " ")
+
+
+def test_an_arm_whose_runs_all_failed_is_readable(tmp_path):
+    source = page(tmp_path, failures={("ppo", seed): "out_of_memory" for seed in (0, 1, 2)})
+    assert "no run of ppo finished" in source
+    assert "out of memory: made up: out_of_memory at step 6" in source
+    assert "3 of 6" in source
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"evaluate": False},
+        {"arms": ("grpo",)},
+        {"arms": ("ppo", "grpo", "rloo")},
+        {"steps": 1},
+        {"seeds": (0, 1, 2, 3, 4)},
+        {"steps": {"ppo": 8, "grpo": 20}},
+        {"nan_metric": "reward/mean"},
+        {"margin": None},
+        {"failures": {(arm, seed): "failed" for arm in ("ppo", "grpo") for seed in (0, 1, 2)}},
+        {"environment": {}, "spec": {}, "finished": None, "status": "interrupted", "command": None, "profile": None},
+        {"runs": []},
+    ],
+    ids=lambda options: " ".join(options),
+)
+def test_unusual_benchmarks_make_a_page_too(tmp_path, options):
+    source = page(tmp_path, **options)
+    assert source.rstrip().endswith("</html>")
+    assert not re.search(r">\s*(nan|None|inf)\b", source)
+
+
+def test_the_summary_fits_a_comment(usual):
+    summary = (usual / "summary.md").read_text(encoding="utf-8")
+    rows = [line for line in summary.splitlines() if line.startswith("|")]
+    assert 5 < len(rows) - 2 <= 20
+    assert len({row.replace("\\|", "").count("|") for row in rows}) == 1
+    assert len(summary) < 10_000
+
+
+def test_every_metric_is_a_test_case(usual):
+    suite = ElementTree.parse(usual / "junit.xml").getroot()
+    names = [metric["name"] for metric in read_json(usual / "comparison.json")["metrics"]]
+    assert [case.get("name") for case in suite] == names
+    assert suite.get("failures") == "0"
+
+
+def test_an_invalid_metric_fails_its_test_case(tmp_path):
+    page(tmp_path, failures={("ppo", 0): "diverged"})
+    suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
+    assert suite.get("failures") == suite.get("tests")
+    assert "ppo seed 0 diverged" in suite[0].find("failure").get("message")
+
+
+def test_a_broken_report_never_replaces_a_whole_one(tmp_path, monkeypatch):
+    page(tmp_path)
+    before = (tmp_path / "report.html").read_bytes()
+    monkeypatch.setattr("reports.build.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        build(tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_embedded_data_is_the_comparison(usual, source):
+    import base64
+
+    encoded = re.search(r'download="comparison.json" href="data:application/json;base64,([^"]+)"', source).group(1)
+    assert json.loads(base64.b64decode(encoded)) == read_json(usual / "comparison.json")
+
+
+def test_undeclared_differences_are_listed(tmp_path):
+    write_bench(tmp_path, steps=12, questions=40)
+    bench = read_json(tmp_path / "bench.json")
+    row = {"key": "update.epochs", "values": {"ppo": 4, "grpo": 1}, "why": None}
+    bench["matching"] |= {"verdict": "not matched", "undeclared": [row]}
+    write_json(tmp_path / "bench.json", bench)
+    build(tmp_path)
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Undeclared differences" in source
+    assert "✗ not matched" in source
+    assert "the arms differ in what was not declared (update.epochs)" in source
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (0.41234, "fraction", "41.2 %"),
+        (1234567, "tokens", "1.23 M tokens"),
+        (7680, "samples", "7,680 samples"),
+        (3 * 2**29, "B", "1.50 GiB"),
+        (0.0123, "s", "12.3 ms"),
+        (7300, "s", "2.03 h"),
+        (0, "s", "0 s"),
+        (None, "s", "—"),
+        (float("nan"), "B", "—"),
+        (-85.94, "samples/s", "−85.9 samples/s"),
+    ],
+)
+def test_numbers_have_units_and_few_digits(value, unit, shown):
+    assert text.quantity(value, unit) == shown
+
+
+def test_figures_need_no_display_and_keep_no_state():
+    assert figures.mpl.get_backend().lower() == "svg"

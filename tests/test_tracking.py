@@ -1,0 +1,539 @@
+"""Tracking against a real SQLite store and a real server: complete, quiet, and never in the way of training."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness import tracking
+from harness.tracking import Tracker, fetch, find_benchmark, flatten, redact, sanitise
+from harness.types import EvidenceError, InfrastructureError, UserError
+
+SERVER_START_S = 90
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # The tracker tries again by itself; waiting inside every request only makes the tests longer.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file. Creating one takes seconds, so the tests copy it."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    tracking._connect(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, empty_store: Path) -> Path:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+class Server:
+    """`mlflow server` in a process group of its own, on one port for its whole life."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        options = {
+            "--host": "127.0.0.1",
+            "--port": str(self.port),
+            "--workers": "1",
+            "--backend-store-uri": f"sqlite:///{self.folder / 'mlflow.db'}",
+            "--artifacts-destination": str(self.folder / "artifacts"),
+        }
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", *(part for pair in options.items() for part in pair)],
+                env=environment, cwd=self.folder, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        assert wait_for(self.answers, SERVER_START_S), (self.folder / "server.log").read_text()
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    running = Server(folder)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.kill()
+
+
+def wait_for(condition: Callable[[], object], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def open_tracker(uri: str | None, bench_id: str, folder: Path, **params: Any) -> tuple[Tracker, list[str]]:
+    lines: list[str] = []
+    tracker = Tracker(uri, "arithmetic", bench_id, fallback=folder, warn=lines.append)
+    tracker.start_benchmark({"regime": "same_batch", **params}, {"git": "abc"})
+    return tracker, lines
+
+
+def history(uri: str, run_id: str | None, name: str) -> list[tuple[int, float]]:
+    return sorted((m.step, m.value) for m in tracking._connect(uri).get_metric_history(run_id, name))
+
+
+def write_run_folder(root: Path) -> Path:
+    """What a finished benchmark looks like on disk, small."""
+    files = {
+        "bench.json": "{}",
+        "report.html": "<html>ü</html>",
+        "base/evals/heldout.json": '{"accuracy": 0.3}',
+        "ppo-seed0/steps.jsonl": '{"step": 0}\n',
+        "ppo-seed0/evals/heldout.json": "{}",
+        "grpo-seed0/steps.jsonl": '{"step": 1}\n',
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    return root
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def log_whole_benchmark(uri: str | None, bench_id: str, folder: Path) -> tuple[Tracker, list[str], Path]:
+    runs = write_run_folder(folder / "original")
+    tracker, lines = open_tracker(uri, bench_id, folder, nested={"lr": 1e-4, "seeds": [0, 1]}, prompt="x" * 9000)
+    for arm in ("ppo", "grpo"):
+        run = tracker.start_run(arm, 0, {"arm": arm}, {"host": "h"})
+        for step in range(30):
+            tracker.log_step(run, step, {f"m/{k}": step + k / 100 for k in range(40)})
+        tracker.log_eval(run, "gsm8k", 29, {"exact_match,strict-match": 0.5})
+        tracker.log_folder(run, runs / run, ["*.jsonl", "evals/*.json"])
+        tracker.end_run(run, "FINISHED")
+    tracker.log_folder(None, runs, ["bench.json", "report.html", "base/evals/*.json"])
+    tracker.end_benchmark("FINISHED")
+    return tracker, lines, runs
+
+
+def assert_whole_benchmark(uri: str, tracker: Tracker) -> None:
+    client = tracking._connect(uri)
+    parent = client.get_run(tracker.run_id(None))
+    assert parent.info.run_name == tracker.bench_id
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["paribus.kind"] == "benchmark"
+    assert parent.data.tags["git"] == "abc"
+    assert parent.data.params["nested.lr"] == "0.0001"
+    assert parent.data.params["nested.seeds"] == "[0, 1]"
+    assert len(parent.data.params["prompt"]) == 6000
+    assert parent.data.params["prompt"].endswith("[truncated, 9000 characters]")
+    children = tracking._children(client, parent.info.experiment_id, parent.info.run_id)
+    assert sorted(child.info.run_name for child in children) == ["grpo-seed0", "ppo-seed0"]
+    for child in children:
+        assert child.info.status == "FINISHED"
+        assert child.data.tags["paribus.seed"] == "0"
+        assert child.data.tags["paribus.arm"] == child.data.params["arm"]
+        assert child.data.tags["paribus.nonfinite_dropped"] == "0"
+        assert child.data.metrics["eval/gsm8k/exact_match_strict-match"] == 0.5
+        for k in (0, 39):
+            assert history(uri, child.info.run_id, f"m/{k}") == [(step, step + k / 100) for step in range(30)]
+
+
+def test_benchmark_in_sqlite_is_complete_and_comes_back_as_the_same_folder(folder: Path) -> None:
+    tracker, lines, original = log_whole_benchmark(None, "b-1", folder)
+    assert tracker.close() == 0
+    assert lines == []
+    assert tracker.uri == f"sqlite:///{folder}/mlflow.db"
+    assert_whole_benchmark(tracker.uri, tracker)
+    assert find_benchmark(tracker.uri, "latest") == ("b-1", tracker.run_id(None))
+    assert contents(fetch(tracker.uri, "b-1", folder / "elsewhere")) == contents(original)
+    assert (folder / "mlartifacts").is_dir()
+
+
+def test_benchmark_on_a_server_is_complete_and_comes_back_as_the_same_folder(
+    server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    address = server.uri.replace("//", "//user:hunter2@")
+    tracker, lines, original = log_whole_benchmark(address, "b-server", tmp_path)
+    assert tracker.close() == 0
+    assert lines == []
+    assert_whole_benchmark(server.uri, tracker)
+    got = fetch(server.uri, "latest", tmp_path / "elsewhere")
+    assert got == tmp_path / "elsewhere" / "b-server"
+    assert contents(got) == contents(original)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_server_that_dies_is_reported_once_and_gets_everything_when_it_is_back(server: Server, tmp_path: Path) -> None:
+    tracker, lines = open_tracker(server.uri, "b-crash", tmp_path)
+    run = tracker.start_run("ppo", 0, {})
+    tracker.log_step(run, 0, {"reward/mean": 0.0})
+    assert wait_for(lambda: tracker.run_id(run) and history(server.uri, tracker.run_id(run), "reward/mean"), 20)
+    server.kill()
+    before = time.monotonic()
+    for step in range(1, 1500):
+        tracker.log_step(run, step, {"reward/mean": step / 2})
+    other = tracker.start_run("grpo", 0, {"k": 1})
+    tracker.log_step(other, 0, {"reward/mean": 7.0})
+    assert time.monotonic() - before < 1
+    assert wait_for(lambda: lines, 20)
+    server.start()
+    tracker.end_run(run, "FINISHED")
+    tracker.end_run(other, "KILLED")
+    tracker.end_benchmark("FAILED")
+    assert tracker.close(60) == 0
+    assert len(lines) == 1
+    assert "Connection refused" in lines[0]
+    assert history(server.uri, tracker.run_id(run), "reward/mean") == [(step, step / 2) for step in range(1500)]
+    assert history(server.uri, tracker.run_id(other), "reward/mean") == [(0, 7.0)]
+    client = tracking._connect(server.uri)
+    assert [client.get_run(tracker.run_id(name)).info.status for name in (run, other, None)] == [
+        "FINISHED", "KILLED", "FAILED",
+    ]  # fmt: skip
+
+
+def test_dead_server_costs_one_warning_without_its_password(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        uri = f"http://user:hunter2@127.0.0.1:{probe.getsockname()[1]}"
+    tracker, lines = open_tracker(uri, "b-dead", tmp_path)
+    run = tracker.start_run("ppo", 0, {})
+    tracker.log_step(run, 0, {"a": 1.0, "b": 2.0})
+    assert not tracker.ready(30)
+    before = time.monotonic()
+    # The parent, the child, one param, two metric values, two statuses.
+    assert tracker.close(20) == 7
+    assert time.monotonic() - before < 20
+    assert tracker.run_id(run) is None
+    assert len(lines) == 1
+    assert "hunter2" not in lines[0]
+    assert "127.0.0.1" in lines[0]
+    with pytest.raises(InfrastructureError, match="Connection refused") as caught:
+        find_benchmark(uri, "latest")
+    assert "hunter2" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_hanging_server_does_not_hold_up_the_caller(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        before = time.monotonic()
+        tracker, _ = open_tracker(f"http://127.0.0.1:{silent.getsockname()[1]}", "b-hang", tmp_path)
+        run = tracker.start_run("ppo", 0, {})
+        tracker.log_step(run, 0, {"a": 1.0})
+        assert tracker.close(0.5) > 0
+        assert time.monotonic() - before < 5
+
+
+def test_nonfinite_values_are_dropped_and_counted(folder: Path) -> None:
+    tracker, lines = open_tracker(None, "b-nan", folder)
+    run = tracker.start_run("ppo", 0, {})
+    tracker.log_step(run, 0, {"a": math.nan, "b": math.inf, "c": None, "d": 1.5, "e": 10**400})
+    tracker.log_step(run, 1, {"a": 2.0})
+    tracker.end_run(run, "FINISHED")
+    assert tracker.close() == 0
+    data = tracking._connect(tracker.uri).get_run(tracker.run_id(run)).data
+    assert data.metrics == {"a": 2.0, "d": 1.5}
+    assert data.tags["paribus.nonfinite_dropped"] == "4"
+    assert lines == []
+
+
+def test_names_that_become_equal_do_not_overwrite_each_other(folder: Path) -> None:
+    tracker, _ = open_tracker(None, "b-names", folder)
+    run = tracker.start_run("ppo", 0, {"a,b": 1, "a@b": 2, "x": {"y": 1}, "x.y": 2})
+    tracker.log_step(run, 0, {"acc,none": 1.0, "acc@none": 2.0})
+    tracker.close()
+    data = tracking._connect(tracker.uri).get_run(tracker.run_id(run)).data
+    assert data.metrics == {"acc_none": 1.0, "acc_none_2": 2.0}
+    assert data.params == {"a_b": "1", "a_b_2": "2", "x.y": "1", "x.y_2": "2"}
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
+def test_children_nobody_ended_are_never_left_running(folder: Path, status: Any) -> None:
+    tracker, _ = open_tracker(None, "b-status", folder)
+    run = tracker.start_run("ppo", 0, {})
+    tracker.end_benchmark(status)
+    tracker.end_run(run, "FINISHED")
+    tracker.close()
+    client = tracking._connect(tracker.uri)
+    assert client.get_run(tracker.run_id(None)).info.status == status
+    assert client.get_run(tracker.run_id(run)).info.status == ("KILLED" if status == "KILLED" else "FAILED")
+
+
+def test_benchmark_nobody_ended_has_failed(folder: Path) -> None:
+    tracker, _ = open_tracker(None, "b-open", folder)
+    tracker.close()
+    assert tracking._connect(tracker.uri).get_run(tracker.run_id(None)).info.status == "FAILED"
+
+
+def test_resumed_benchmark_keeps_its_parent_and_the_newest_attempt_of_a_run_wins(folder: Path) -> None:
+    first, _ = open_tracker(None, "b-resume", folder, lr=1)
+    for arm in ("ppo", "grpo"):
+        first.log_artifact(first.start_run(arm, 0, {"lr": 1}), _file(folder / "steps.jsonl", "first"))
+    assert wait_for(lambda: not first._records and not first._files, 20)
+    # The process is gone without a word: the runs are still RUNNING.
+    second, lines = open_tracker(None, "b-resume", folder, lr=2)
+    assert second.ready(20)
+    assert second.run_id(None) == first.run_id(None)
+    assert second.run_id("grpo-seed0") == first.run_id("grpo-seed0")
+    time.sleep(0.002)
+    run = second.start_run("ppo", 0, {"lr": 2})
+    second.log_artifact(run, _file(folder / "again" / "steps.jsonl", "second"))
+    second.end_run(run, "FINISHED")
+    second.end_benchmark("FINISHED")
+    assert second.close() == 0
+    assert lines == []
+    client = tracking._connect(second.uri)
+    assert client.get_run(second.run_id(None)).data.params["lr"] == "1"
+    assert client.get_run(first.run_id("ppo-seed0")).info.status == "KILLED"
+    assert second.run_id("ppo-seed0") != first.run_id("ppo-seed0")
+    got = contents(fetch(second.uri, "b-resume", folder / "out"))
+    assert got == {"ppo-seed0/steps.jsonl": b"second", "grpo-seed0/steps.jsonl": b"first"}
+    first.close()
+
+
+def _file(path: Path, text: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_what_can_never_be_sent_is_counted_and_does_not_hold_up_the_rest(folder: Path) -> None:
+    tracker, lines = open_tracker(None, "b-reject", folder)
+    run = tracker.start_run("ppo", 0, {})
+    tracker.log_artifact(run, folder / "missing.json")
+    tracker.log_step("nobody-seed9", 0, {"a": 1.0, "b": 1.0})
+    tracker.log_step(run, 2**70, {"a": 1.0})
+    tracker.log_step(None, 0, {"base": 1.0})
+    tracker.end_run(run, "FINISHED")
+    assert tracker.close() == 4
+    assert len(lines) == 1
+    client = tracking._connect(tracker.uri)
+    assert client.get_run(tracker.run_id(run)).info.status == "FINISHED"
+    assert client.get_run(tracker.run_id(None)).data.metrics == {"base": 1.0}
+
+
+class Lossy:
+    """A client whose every method does its work and then, the first time, loses the answer."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.lost: list[str] = []
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        def send(*args: Any, **kwargs: Any) -> Any:
+            result = getattr(self._client, method)(*args, **kwargs)
+            if (call := " ".join((method, *sorted(kwargs)))) not in self.lost:
+                self.lost.append(call)
+                raise ConnectionResetError(104, "Connection reset by peer")
+            return result
+
+        return send
+
+
+def test_answer_lost_on_the_way_back_makes_no_twins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = tracking._connect(f"sqlite:///{folder}/mlflow.db")
+    lossy = Lossy(client)
+    monkeypatch.setattr(tracking, "_connect", lambda uri: lossy)
+    monkeypatch.setattr(tracking, "FIRST_PAUSE_S", 0.01)
+    tracker, lines = open_tracker(None, "b-lossy", folder)
+    run = tracker.start_run("ppo", 0, {"lr": 1})
+    for step in range(3):
+        tracker.log_step(run, step, {"a": step})
+    tracker.log_artifact(run, _file(folder / "x" / "steps.jsonl", "text"))
+    tracker.end_run(run, "FINISHED")
+    assert wait_for(lambda: not tracker._records and not tracker._files, 30)
+    assert tracker.close() == 0
+    monkeypatch.undo()
+    batches = {"log_batch params synchronous", "log_batch metrics synchronous"}
+    assert {call for call in lossy.lost if "batch" in call} == batches
+    assert lines == [
+        f"MLflow at {tracker.uri}: Connection reset by peer; training goes on, the local journal keeps every record"
+    ]
+    (parent,) = tracking._search(client, [tracker._experiment], "tags.`paribus.kind` = 'benchmark'")
+    assert parent.data.params == {"regime": "same_batch"}
+    (child,) = tracking._children(client, tracker._experiment, parent.info.run_id)
+    assert child.data.params == {"lr": "1"}
+    assert history(tracker.uri, child.info.run_id, "a") == [(0, 0.0), (1, 1.0), (2, 2.0)]
+
+
+def test_memory_is_bounded_while_nothing_can_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "MAX_PENDING", 100)
+    tracker = Tracker(None, "s", "b", fallback=tmp_path, warn=print)
+    for step in range(70):
+        tracker.log_step(None, step, {"a": 1.0, "b": 2.0})
+    assert tracker.undelivered == 40
+    assert tracker.close() == 140
+
+
+def test_deleted_experiment_is_restored(folder: Path) -> None:
+    tracker, _ = open_tracker(None, "b-del", folder)
+    tracker.close()
+    client = tracking._connect(tracker.uri)
+    client.delete_experiment(client.get_experiment_by_name("arithmetic").experiment_id)
+    again, lines = open_tracker(None, "b-del2", folder)
+    assert again.ready(20)
+    again.close()
+    assert lines == []
+
+
+def test_warning_callback_that_raises_does_not_stop_tracking(folder: Path) -> None:
+    tracker = Tracker(None, "s", "b", fallback=folder, warn=lambda line: 1 / 0)
+    tracker.start_benchmark({})
+    tracker.log_artifact(None, folder / "missing")
+    tracker.log_step(None, 0, {"a": 1.0})
+    assert tracker.close() == 1
+
+
+def test_unknown_benchmark_is_a_user_error_and_creates_nothing(folder: Path) -> None:
+    with pytest.raises(UserError, match="no benchmark"):
+        find_benchmark(f"sqlite:///{folder}/other.db", "latest")
+    assert not (folder / "other.db").exists()
+    with pytest.raises(UserError, match="no benchmark 'b-9' of suite 's'"):
+        fetch(f"sqlite:///{folder}/mlflow.db", "b-9", folder / "out", suite="s")
+
+
+@pytest.mark.parametrize("bench_id", ["../x", "/etc", "", "a' or '1", ".hidden", "a" * 200])
+def test_benchmark_id_that_is_no_folder_name_is_refused(tmp_path: Path, bench_id: str) -> None:
+    with pytest.raises(UserError, match="benchmark id"):
+        Tracker(None, "s", bench_id, fallback=tmp_path)
+    with pytest.raises(UserError, match="benchmark id"):
+        fetch(f"sqlite:///{tmp_path}/x.db", bench_id, tmp_path)
+
+
+class HostileClient:
+    """Answers like MLflow's client, with names chosen by an attacker."""
+
+    def __init__(self, bench_id: str = "b", arm: str = "ppo", file: str = "bench.json", size: int = 1) -> None:
+        self.bench_id, self.arm, self.file, self.size = bench_id, arm, file, size
+
+    def search_experiments(self) -> list[Any]:
+        return [SimpleNamespace(experiment_id="1", name="s")]
+
+    def search_runs(self, *_: Any, **__: Any) -> Any:
+        class Page(list):  # type: ignore[type-arg]
+            token = None
+
+        tags = {"paribus.bench_id": self.bench_id, "paribus.arm": self.arm, "paribus.seed": "0"}
+        info = SimpleNamespace(run_id="r", experiment_id="1")
+        return Page([SimpleNamespace(info=info, data=SimpleNamespace(tags=tags))])
+
+    def list_artifacts(self, run_id: str, path: str | None) -> list[Any]:
+        is_dir = self.file == "loop"
+        name = f"{path}/loop" if is_dir and path else self.file
+        return [SimpleNamespace(path=name, is_dir=is_dir, file_size=self.size)]
+
+    def download_artifacts(self, run_id: str, path: str, dst: str) -> str:
+        (Path(dst) / "got").write_text("x")
+        return str(Path(dst) / "got")
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"bench_id": "../out"},
+        {"bench_id": "/tmp/x"},
+        {"arm": "../../out"},
+        {"arm": "/tmp/x"},
+        {"file": "../../escaped"},
+        {"file": "/tmp/escaped"},
+        {"file": "evals/../../../escaped"},
+        {"file": "evals\\..\\x"},
+        {"file": "a\x00b"},
+        {"file": "link/escaped"},
+        {"file": "loop"},
+        {"size": 3 << 30},
+    ],
+    ids=str,
+)
+def test_name_from_a_server_never_leaves_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hostile: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(tracking, "_connect", lambda uri: HostileClient(**hostile))
+    dest = tmp_path / "in"
+    (dest / "b").mkdir(parents=True)
+    (dest / "b" / "link").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(EvidenceError):
+        fetch("http://hostile", "latest", dest)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "clean"),
+    [
+        ("exact_match,strict-match", "exact_match_strict-match"),
+        ("pass@1", "pass_1"),
+        ("a//b/./../c/", "a/b/c"),
+        ("/lead", "lead"),
+        ("é", "_"),
+        ("", "_"),
+        ("..", "_"),
+        ("time/rollout s: x.y-z", "time/rollout s: x.y-z"),
+    ],
+)
+def test_metric_name_becomes_one_mlflow_accepts(name: str, clean: str) -> None:
+    assert sanitise(name) == clean
+    assert len(sanitise(name * 300)) <= 250
+
+
+def test_flat_params_are_strings_under_dotted_names() -> None:
+    nested = {"a": {"b": 1, "c": {}}, "d": None, "e": True, "f": "text", "g": [1, {"h": 2}]}
+    assert flatten(nested) == {"a.b": "1", "a.c": "{}", "d": "null", "e": "true", "f": "text", "g": '[1, {"h": 2}]'}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://user:hunter2@host:5000/x failed",
+        "http://user:hun/hunter2@host",
+        "http://user:p@hunter2@host",
+        "postgresql://u:hunter2@db/mlflow",
+        "mysql://db/x?password=hunter2&ssl=1",
+    ],
+)
+def test_credentials_are_redacted_and_the_host_is_not(text: str) -> None:
+    assert "hunter2" not in redact(text)
+    assert "host" in redact(text) or "db" in redact(text)
+
+
+def test_importing_the_module_does_not_import_mlflow() -> None:
+    code = "import sys, harness.tracking; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
