@@ -36,7 +36,7 @@ ProfileOption = Annotated[str | None, typer.Option(help="a profile of the suite;
 ArmsOption = Annotated[str | None, typer.Option(help="run only these arms, as in ppo,grpo")]
 SeedsOption = Annotated[str | None, typer.Option(help="run these seeds, as in 0,1,2")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="override a key, as in update.learning_rate=1e-5")]
-OutOption = Annotated[Path, typer.Option(help="folder of benchmarks")]
+OutOption = Annotated[Path, typer.Option("--out", help="folder of benchmarks")]
 
 
 def suite_file(suite: str) -> Path:
@@ -68,7 +68,7 @@ def resolve(
     path = suite_file(suite)
     if profile is None and CPU_PROFILE in profiles_of(path) and not has_gpu():
         profile = CPU_PROFILE
-        out.print(f"no GPU here: taking the profile {CPU_PROFILE!r} of {path.name}")
+        out.print(f"no GPU here: taking the profile {CPU_PROFILE!r} of {path.name}", markup=False)
     bench = load_bench(
         path, profile=profile, overrides=overrides or (),
         arms=listed(arms, "--arms"), seeds=listed(seeds, "--seeds", int),
@@ -89,7 +89,7 @@ def bench(
     arms: ArmsOption = None,
     seeds: SeedsOption = None,
     overrides: SetOption = None,
-    out_folder: Annotated[Path, typer.Option("--out", help="folder of benchmarks")] = Path("runs"),
+    out_folder: OutOption = Path("runs"),
 ) -> None:
     """Run a suite's arms and seeds on one budget, track them in MLflow and write the report."""
     from harness.bench import Benchmark
@@ -125,7 +125,7 @@ def plan(
 @app.command()
 def report(
     bench_id: Annotated[str, typer.Argument(help="a benchmark's id, or latest")] = "latest",
-    out_folder: Annotated[Path, typer.Option("--out", help="folder of benchmarks")] = Path("runs"),
+    out_folder: OutOption = Path("runs"),
     suite: Annotated[str | None, typer.Option(help="with latest, from MLflow: of this suite")] = None,
 ) -> None:
     """Build a benchmark's report again, from its folder, or from MLflow alone where the folder is not here."""
@@ -148,7 +148,9 @@ def grade(
     """The reward's verdict, offline: lines of completion and answer in, lines of correct and extracted out."""
     task = REGISTRY.resolve("tasks", load_bench(suite_file(suite)).suite.task, "suite.task")
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # str.splitlines would also cut at separators inside a completion.
+        with file.open(encoding="utf-8") as source:
+            lines = list(source)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read ({getattr(error, 'strerror', error)})") from None
     for number, line in enumerate(lines, start=1):
@@ -160,7 +162,11 @@ def grade(
             verdict = task.verify(completion, answer)
         except (KeyError, TypeError):
             raise UserError(f'{file}:{number}: expected an object with the strings "completion", "answer"') from None
-        except (ValueError, RecursionError) as error:
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file}:{number}: not JSON: {error.msg} at column {error.colno}") from None
+        except RecursionError:
+            raise UserError(f"{file}:{number}: nested too deep") from None
+        except ValueError as error:
             raise UserError(f"{file}:{number}: {error}") from None
         sys.stdout.write(json.dumps({"correct": verdict.correct, "extracted": verdict.extracted}) + "\n")
 
@@ -168,14 +174,17 @@ def grade(
 @app.command()
 def suites() -> None:
     """List the suites, their profiles, arms and budgets."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("suite", "profiles", "arms", "seeds", "budget of a run", "model", box=None, pad_edge=False)
+    from harness.plan import shown
+
+    model = Column("model", overflow="fold")
+    table = Table("suite", "profiles", "arms", "seeds", "budget of a run", model, box=None, pad_edge=False)
     for name in suite_names():
         spec = load_bench(SUITES / f"{name}.toml")
         table.add_row(
             name, ", ".join(profiles_of(SUITES / f"{name}.toml")) or "–", ", ".join(spec.arms), str(len(spec.seeds)),
-            f"{spec.budget.limit:g} {spec.budget.currency.replace('_', ' ')}", spec.model.name,
+            f"{shown(spec.budget.limit)} {spec.budget.currency.replace('_', ' ')}", spec.model.name,
         )  # fmt: skip
     out.print(table)
 
@@ -198,12 +207,14 @@ def doctor() -> None:
 
 def main() -> None:
     """Entry point. A user's fault is one line on standard error and the exit code of its kind."""
-    # A checkout may lie in a folder that is not the working directory; children find packages the same way.
+    # Tokenizers warn about every fork that follows their use of threads.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()
     except UserError as error:
-        print(f"paribus: {error}", file=sys.stderr)
+        # What a file, a path or a server says may hold line breaks and terminal codes.
+        line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(error))
+        print(f"paribus: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 

@@ -13,12 +13,13 @@ from harness.spec import BenchSpec
 
 
 def render(bench: BenchSpec, audit: Audit) -> Group:
-    samples = bench.rollout.prompts_per_step * bench.rollout.completions_per_prompt
+    rollout, budget = bench.rollout, bench.budget
+    samples = rollout.prompts_per_step * rollout.completions_per_prompt
     head = Text.assemble(
         (f"{bench.suite.name}: {audit.verdict}\n", "bold green" if audit.verdict == "matched" else "bold red"),
-        f"{len(bench.arms)} arms ({', '.join(bench.arms)}) × {len(bench.seeds)} seeds, regime {bench.regime}\n"
-        f"budget of a run: {bench.budget.limit:g} {bench.budget.currency.replace('_', ' ')}"
-        f"; a step is {bench.rollout.prompts_per_step} prompts × {bench.rollout.completions_per_prompt} completions"
+        f"arms: {', '.join(bench.arms)}; seeds: {shown(bench.seeds)}; regime: {bench.regime}\n"
+        f"budget of a run: {shown(budget.limit)} {budget.currency.replace('_', ' ')}"
+        f"; a step is {rollout.prompts_per_step} prompts × {rollout.completions_per_prompt} completions"
         f" = {samples} samples\n"
         f"equal settings: {len(audit.shared)}\n",
     )
@@ -29,17 +30,23 @@ def render(bench: BenchSpec, audit: Audit) -> Group:
         parts.append(differences("UNDECLARED differences", list(bench.arms), audit.undeclared))
     shared = Table("equal setting", "value", box=None, pad_edge=False)
     for key, value in audit.shared.items():
-        shared.add_row(key, shown(value))
+        shared.add_row(key, Text(shown(value)))
     return Group(*parts, shared)
 
 
 def differences(title: str, arms: list[str], rows: list[Difference]) -> Table:
     table = Table(title.replace(" ", "\u00a0"), *arms, "why", box=None, pad_edge=False)
     for row in rows:
-        table.add_row(row.key, *(shown(row.values[arm]) for arm in arms), row.why or "no reason given")
+        cells = [*(shown(row.values[arm]) for arm in arms), row.why or "no reason given"]
+        table.add_row(row.key, *map(Text, cells))
     table.add_section()
     return table
 
 
 def shown(value: Any) -> str:
-    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    """A setting as people read it, with all the digits that anybody writes."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(shown, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "–" if value is None else f"{value:.12g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,7 @@
 """What a person watches: a live panel in a terminal, plain lines elsewhere.
 
-Remaining time is estimated from the benchmark's own runs: seconds per share of the budget, by arm, and the seconds
-that loading and evaluation took around each finished run. Before there is anything to go by it says nothing.
+Remaining time is estimated from the benchmark's own runs: the seconds a finished run of the arm took as a whole or,
+before there is one, the current run's seconds per share of the budget. With nothing to go by it says nothing.
 """
 
 from __future__ import annotations
@@ -27,24 +27,32 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+def decimals(value: Any, places: int) -> str:
+    return f"{value:.{places}f}" if isinstance(value, (int, float)) else "–"
+
+
 class Remaining:
     """Estimates what is left from what has been seen: (arm, fraction of budget) over time."""
 
     def __init__(self, arms_left: list[str]) -> None:
         self.arms_left = arms_left
         self.whole_runs: dict[str, list[float]] = {}
-        self._started = self._stepping = 0.0
-        self._fraction = 0.0
+        self._started = 0.0
+        # (time, fraction of the budget) after the current run's first step and after its last one so far.
+        self._first = self._last = (0.0, 0.0)
 
     def start(self, now: float) -> None:
-        self._started, self._stepping, self._fraction = now, 0.0, 0.0
+        self._started, self._first, self._last = now, (now, 0.0), (now, 0.0)
 
     def stepped(self, now: float, fraction: float) -> None:
-        self._stepping = self._stepping or now
-        self._fraction = min(1.0, fraction)
+        self._last = (now, min(1.0, fraction))
+        if self._first[1] == 0:
+            self._first = self._last
 
-    def finish(self, arm: str, now: float) -> None:
-        self.whole_runs.setdefault(arm, []).append(now - self._started)
+    def finish(self, arm: str, now: float, *, whole: bool = True) -> None:
+        """A run has ended; one that was cut short (`whole` false) says nothing about the others' length."""
+        if whole:
+            self.whole_runs.setdefault(arm, []).append(now - self._started)
         self.arms_left.remove(arm)
 
     def seconds(self, arm: str | None, now: float) -> float | None:
@@ -55,10 +63,12 @@ class Remaining:
         if arm is not None:
             others.remove(arm)
             elapsed = now - self._started
+            seconds, fraction = self._last[0] - self._first[0], self._last[1] - self._first[1]
             if arm in known:
                 current = max(0.0, known[arm] - elapsed)
-            elif self._fraction > 0.05:
-                current = elapsed / self._fraction * (1 - self._fraction)
+            elif fraction > 0.05:
+                # Measured from the first step on: loading is over by then.
+                current = seconds / fraction * (1 - self._last[1])
                 known[arm] = elapsed + current
             else:
                 return None
@@ -119,7 +129,7 @@ class Display:
 
     def end_run(self, status: str, detail: str) -> None:
         assert self.arm is not None
-        self.remaining.finish(self.arm, time.monotonic())
+        self.remaining.finish(self.arm, time.monotonic(), whole=status == "finished")
         self.log(f"run {self.number}/{self.total}  {self.arm} seed {self.seed}: {status}{detail}")
         self.arm = None
 
@@ -128,9 +138,9 @@ class Display:
         return f"about {duration(seconds)} left" if seconds is not None else ""
 
     def _line(self) -> str:
-        step, reward = self.record["step"], self.record["reward/mean"]
+        step, reward = self.record.get("step", "–"), decimals(self.record.get("reward/mean"), 2)
         parts = [
-            f"run {self.number}/{self.total}  {self.arm} seed {self.seed}", f"step {step}", f"reward {reward:.2f}",
+            f"run {self.number}/{self.total}  {self.arm} seed {self.seed}", f"step {step}", f"reward {reward}",
             f"budget {min(1.0, self.fraction):.0%}", self._left(),
         ]  # fmt: skip
         return "  ".join(part for part in parts if part)
@@ -141,7 +151,7 @@ class Display:
         facts = Table.grid(padding=(0, 3))
         facts.add_row("step", "reward", "budget spent", "remaining")
         step = str(self.record.get("step", "–"))
-        reward = f"{self.record['reward/mean']:.3f}" if self.record else "–"
+        reward = decimals(self.record.get("reward/mean"), 3)
         facts.add_row(step, reward, f"{min(1.0, self.fraction):.0%}", self._left() or "–", style="bold")
         bar = ProgressBar(total=1.0, completed=min(1.0, self.fraction), width=60)
         head = Text(f"run {self.number} of {self.total}: {self.arm}, seed {self.seed} · {self.state}")

@@ -8,12 +8,13 @@ setting.
 
 from __future__ import annotations
 
+import reprlib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from harness.types import UserError
 
@@ -21,10 +22,25 @@ SCHEMA_VERSION = 1
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Unit = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+# The largest whole number that a float, and so JSON read elsewhere, still holds exactly.
+LARGEST = 2**53
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Whole = Annotated[int, Field(ge=0, le=LARGEST)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Currency = Literal["device_seconds", "generated_tokens", "samples", "steps", "flops"]
 CURRENCIES: tuple[str, ...] = get_args(Currency)
+# pydantic speaks of Python; the file is TOML.
+ACCEPTED = {
+    "model_type": "expected a table",
+    "dict_type": "expected a table",
+    "tuple_type": "expected an array",
+    "too_short": "expected at least one",
+    "string_type": "expected a string",
+    "bool_type": "expected true or false",
+    "int_type": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+}
 # The tables an arm may have of its own. Model, budget, evaluation and seeds are the benchmark's alone: arms
 # that differ there are not compared on equal terms, whatever the reason.
 ARM_TABLES = ("rollout", "update", "kl", "advantage", "critic")
@@ -66,7 +82,7 @@ class RolloutTable(Table):
 class UpdateTable(Table):
     learning_rate: Positive = 1e-6
     weight_decay: NonNegative = 0.0
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Whole = 0
     """Steps over which the policy's and the critic's learning rates rise linearly from 0."""
     epochs: Count = 1
     minibatches: Count = 1
@@ -103,10 +119,11 @@ class AdvantageTable(Table):
 class CriticTable(Table):
     kind: Literal["separate", "shared"] = "separate"
     learning_rate: Positive = 1e-5
-    value_clip: Positive | None = 0.2
+    value_clip: Annotated[Positive | None, BeforeValidator(lambda value: None if value == "none" else value)] = 0.2
+    """How far a value may move from the rollout's before its loss is clipped; "none" turns clipping off."""
     loss_coefficient: Positive = 0.1
     """Weight of the value loss beside the policy loss where the two share a trunk."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Whole = 0
     """First steps in which only the critic learns; they are charged to the budget."""
     max_grad_norm: Positive = 1.0
     gamma: Unit = 1.0
@@ -153,7 +170,8 @@ class CheckpointTable(Table):
 
 class ArmTable(Table):
     algorithm: Name
-    reason: str | None = None
+    reason: Annotated[str, Field(pattern=r"\S")] | None = None
+    """Why the arm differs in what it sets; without it, only what belongs to an algorithm may differ."""
     rollout: dict[str, Any] = {}
     update: dict[str, Any] = {}
     kl: dict[str, Any] = {}
@@ -209,7 +227,7 @@ class BenchSpec(Table):
     eval: EvalTable
     checkpoint: CheckpointTable = CheckpointTable()
     arms: Annotated[dict[Name, ArmTable], Field(min_length=1)]
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Annotated[tuple[Whole, ...], Field(min_length=1)] = (0, 1, 2)
     regime: Literal["same_batch"] = "same_batch"
 
     @model_validator(mode="after")
@@ -244,34 +262,65 @@ def load_bench(
     Raises UserError (one line) for anything wrong with the file, the profile or an override.
     """
     raw = read_toml(path)
-    profiles = raw.pop("profiles", {})
-    if profile is not None:
-        if profile not in profiles:
-            known = ", ".join(sorted(profiles)) or "none"
-            raise UserError(f"{path}: no profile {profile!r}; this file has: {known}")
-        raw = overlay(raw, profiles[profile])
-    for text in overrides:
-        raw = overlay(raw, parse_override(text))
-    if arms is not None:
-        have = raw.get("arms", {})
-        if unknown := [arm for arm in arms if arm not in have]:
-            raise UserError(f"{path}: no arm {unknown[0]!r}; this file has: {', '.join(have)}")
-        raw["arms"] = {arm: have[arm] for arm in arms}
-    if seeds is not None:
-        raw["seeds"] = list(seeds)
     try:
+        raw = chosen(path, raw, profile=profile, overrides=overrides, arms=arms, seeds=seeds)
         spec = BenchSpec.model_validate(tuples(raw))
         for arm in spec.arms:
             spec.run_spec(arm)
     except ValidationError as error:
         raise UserError(f"{path}: {one_line(error)}") from None
+    except RecursionError:
+        raise UserError(f"{path}: tables or arrays nested too deep") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return spec
 
 
+def chosen(
+    path: Path,
+    raw: dict[str, Any],
+    *,
+    profile: str | None,
+    overrides: Sequence[str],
+    arms: Sequence[str] | None,
+    seeds: Sequence[int] | None,
+) -> dict[str, Any]:
+    """The file's tables with what was asked for laid over them."""
+    profiles = profiles_in(raw)
+    raw.pop("profiles", None)
+    if profile is not None:
+        if profile not in profiles:
+            raise UserError(f"no profile {brief(profile)}; this file has: {', '.join(sorted(profiles)) or 'none'}")
+        raw = overlay(raw, profiles[profile])
+    for text in overrides:
+        raw = overlay(raw, parse_override(text))
+    if "profiles" in raw:
+        raise UserError("profiles: only the file itself has profiles, neither a profile nor --set can change them")
+    if arms is not None and isinstance(have := raw.get("arms", {}), dict):
+        if unknown := [arm for arm in arms if arm not in have]:
+            raise UserError(f"no arm {brief(unknown[0])}; this file has: {', '.join(have)}")
+        raw["arms"] = {arm: have[arm] for arm in arms}
+    if seeds is not None:
+        raw["seeds"] = list(seeds)
+    return raw
+
+
 def profiles_of(path: Path) -> list[str]:
-    return sorted(read_toml(path).get("profiles", {}))
+    try:
+        return sorted(profiles_in(read_toml(path)))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def profiles_in(raw: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The profiles by name. Raises UserError where one is not a table."""
+    profiles = raw.get("profiles", {})
+    if not isinstance(profiles, dict):
+        raise UserError(f"profiles = {brief(profiles)}: expected tables, as in [profiles.cpu]")
+    for name, profile in profiles.items():
+        if not isinstance(profile, dict):
+            raise UserError(f"profiles.{name} = {brief(profile)}: expected a table, as in [profiles.{name}]")
+    return profiles
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -279,8 +328,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error.strerror if isinstance(error, OSError) else error}") from None
-    except tomllib.TOMLDecodeError as error:
+    # A number of thousands of digits is a plain ValueError.
+    except ValueError as error:
         raise UserError(f"{path}: not TOML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path}: tables or arrays nested too deep") from None
 
 
 def parse_override(text: str) -> dict[str, Any]:
@@ -288,10 +340,10 @@ def parse_override(text: str) -> dict[str, Any]:
     key, found, value = text.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not found or not all(parts):
-        raise UserError(f"--set {text}: expected key=value, as in update.learning_rate=1e-5")
+        raise UserError(f"--set {brief(text)}: expected key=value, as in update.learning_rate=1e-5")
     try:
         parsed: Any = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         parsed = value.strip()
     nested: Any = parsed
     for part in reversed(parts):
@@ -301,18 +353,18 @@ def parse_override(text: str) -> dict[str, Any]:
 
 def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     """`top` laid over `base`, table by table. A budget replaces the whole currency: it has exactly one."""
-    merged = dict(base)
+    below, above = base.get("budget"), top.get("budget")
+    if isinstance(below, Mapping) and isinstance(above, Mapping) and any(name in CURRENCIES for name in above):
+        base = {**base, "budget": {name: amount for name, amount in below.items() if name not in CURRENCIES}}
+    return merged(base, top)
+
+
+def merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    both = dict(base)
     for key, value in top.items():
-        below = merged.get(key)
-        if key == "budget" and isinstance(value, Mapping) and isinstance(below, Mapping):
-            if any(name in CURRENCIES for name in value):
-                below = {name: amount for name, amount in below.items() if name not in CURRENCIES}
-            merged[key] = {**below, **value}
-        elif isinstance(value, Mapping) and isinstance(below, Mapping):
-            merged[key] = overlay(below, value)
-        else:
-            merged[key] = value
-    return merged
+        below = both.get(key)
+        both[key] = merged(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+    return both
 
 
 def tuples(value: Any) -> Any:
@@ -322,20 +374,36 @@ def tuples(value: Any) -> Any:
     return {key: tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
+def brief(value: Any) -> str:
+    """A value as a message shows it: on one line, shortened, whatever a file holds."""
+    shortener = reprlib.Repr()
+    shortener.maxstring = shortener.maxother = 80
+    try:
+        return shortener.repr(value)
+    # A whole number may have more digits than Python writes.
+    except (ValueError, RecursionError):
+        return f"a very large {type(value).__name__}"
+
+
 def one_line(error: ValidationError) -> str:
     """The first fault of a validation: key, value, what is accepted."""
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    where = ".".join(str(part)[:80] for part in first["loc"] if part != "[key]")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key; accepted here: {', '.join(accepted_keys(first['loc'][:-1]))}{more}"
     if first["type"] == "missing":
         return f"{where}: missing{more}"
-    message = first["msg"].removeprefix("Value error, ")
+    message = ACCEPTED.get(first["type"], first["msg"].removeprefix("Value error, "))
     message = message[0].lower() + message[1:]
     if first["type"] == "value_error":
         return f"{where + ': ' if where else ''}{message}{more}"
-    return f"{where} = {str(first['input'])[:80]!r}: {message}{more}"
+    return f"{where} = {brief(written(first['input']))}: {message}{more}"
+
+
+def written(value: Any) -> Any:
+    """A value as the file has it: `tuples` undone."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def accepted_keys(location: Sequence[int | str]) -> list[str]:

@@ -26,11 +26,11 @@ def build(folder: Path) -> Comparison:
         "report.html": html.render(comparison),
     }
     for name, content in made.items():
-        _replace(folder / name, content)
+        replace_file(folder / name, content)
     return comparison
 
 
-def _replace(path: Path, content: str) -> None:
+def replace_file(path: Path, content: str) -> None:
     """Through a temporary file beside it: a reader sees the old file or the new one, never half of either."""
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False

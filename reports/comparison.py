@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from reports import examples, metrics, series, stats, words
+from reports import examples, metrics, series, stats, text, words
 from reports.examples import Examples
 from reports.metrics import ArmValue, Difference, Metric
 from reports.records import Evaluation, Records, Run, load
@@ -197,10 +197,10 @@ def _problem(records: Records) -> str | None:
         return f"the arms did not start from the same weights, prompts or first rollouts (seed {', '.join(unequal)})"
     for arm in records.arms:
         if not records.of(arm):
-            return f"no run of {arm} finished"
+            return f"no run of {text.arm_name(arm)} finished"
     lost = [run for run in records.runs if not run.finished]
     if lost:
-        named = ", ".join(f"{run.arm} seed {run.seed} {run.status.replace('_', ' ')}" for run in lost)
+        named = ", ".join(f"{text.arm_name(run.arm)} seed {run.seed} {run.status.replace('_', ' ')}" for run in lost)
         count = f"{len(lost)} of {len(records.runs)} runs did not finish"
         return f"{count} ({named}), and leaving them out could favour an arm"
     currency, limit = records.bench["budget"].get("currency"), records.bench["budget"].get("limit")
@@ -208,7 +208,7 @@ def _problem(records: Records) -> str | None:
         spent = run.spent.get(str(currency))
         if spent is not None and limit is not None and spent < limit * (1 - SPENT_TOLERANCE):
             unit = str(currency).replace("_", " ")
-            return f"{run.arm} seed {run.seed} stopped at {spent:,.6g} of its {limit:,.6g} {unit}"
+            return f"{text.arm_name(run.arm)} seed {run.seed} stopped at {spent:,.6g} of its {limit:,.6g} {unit}"
     if len(records.arms) > 1:
         seeds = {arm: [run.seed for run in records.of(arm)] for arm in records.arms[:2]}
         if len({tuple(found) for found in seeds.values()}) > 1:

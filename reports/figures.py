@@ -1,79 +1,22 @@
-"""Figures as inline SVG: the same bytes for the same data, readable on light and dark, in print and without colour.
-
-Arms differ by colour (the Okabe–Ito palette), by line style and by marker. Ink, rules and arm colours are written as
-CSS variables with a fallback, so that the page decides what they look like. Text stays text: it is small, can be
-searched and is drawn in the reader's own sans-serif; the layout is measured in DejaVu Sans, which is wider than most.
-"""
+"""The figures of a report: a comparison's data in, inline SVG out, readable on light and dark, in print and in grey."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("svg")
-
 import seaborn as sns
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from reports import text
 from reports.comparison import Comparison, Metric
+from reports.drawing import ARMS, DASHES, HATCHES, INK, MARKERS, MUTED, PHASE_FILL, PHASE_HATCH, RULE, WIDTH
+from reports.drawing import figure as new_figure
 from reports.series import AXES, PHASES, STABILITY, Bars, Curves
 from reports.stats import EQUIVALENCE_LEVEL
-
-# Placeholders that no palette uses; they become CSS variables in the SVG.
-INK, RULE, MUTED = "#010203", "#020304", "#030405"
-ARMS = ("#040506", "#050607", "#060708", "#070809")
-_VARIABLES = {
-    INK: "var(--ink,#222)",
-    RULE: "var(--rule,#ccc)",
-    MUTED: "var(--muted,#777)",
-    ARMS[0]: "var(--arm0,#0072b2)",
-    ARMS[1]: "var(--arm1,#d55e00)",
-    ARMS[2]: "var(--arm2,#009e73)",
-    ARMS[3]: "var(--arm3,#cc79a7)",
-}
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
-MARKERS = ("o", "s", "^", "D")
-HATCHES = ("", "///", "xx", "--")
-# Okabe–Ito without black, for the phases of a step, with a hatch each so that colour is not needed.
-PHASE_FILL = ("#56b4e9", "#f0e442", "#cc79a7", "#999999", "#009e73", "#0072b2", "#d55e00", "#e69f00")
-PHASE_HATCH = ("", "", "xx", "//", "", "\\\\", "///", "--")
-WIDTH = 10.2
-_RC = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "paribus",
-    # A dollar sign in a name is a dollar sign.
-    "text.parse_math": False,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10,
-    "axes.labelsize": 10,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": RULE,
-    "grid.linewidth": 0.7,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "hatch.linewidth": 0.7,
-    "legend.frameon": False,
-}
 
 
 def verdict_bar(metric: Metric, arms: Sequence[str], margin: float | None) -> str | None:
@@ -81,7 +24,7 @@ def verdict_bar(metric: Metric, arms: Sequence[str], margin: float | None) -> st
     found = metric.difference
     if found is None or found.estimate.mean is None:
         return None
-    with _figure("verdict", 5.4, 1.2) as (figure, done):
+    with new_figure("verdict", 5.4, 1.2) as (figure, done):
         ax = figure.subplots()
         wide = found.estimate.interval()
         _difference_mark(ax, 0, found.estimate, MARKERS[0], 7)
@@ -108,7 +51,7 @@ def accuracy(comparison: Comparison) -> str | None:
     if not metrics:
         return None
     arms, rows = comparison.arms, len(metrics)
-    with _figure("accuracy", WIDTH, 0.9 + 0.30 * (len(arms) + 1.8) * rows) as (figure, done):
+    with new_figure("accuracy", WIDTH, 0.9 + 0.30 * (len(arms) + 1.8) * rows) as (figure, done):
         left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [3, 2]})
         base = {result.task: result for result in comparison.tasks}
         ticks, labels = [], []
@@ -155,8 +98,9 @@ def accuracy(comparison: Comparison) -> str | None:
 
 def curves(found: Curves, arms: Sequence[str], label: str, *, share: bool, dots: bool, prefix: str) -> str:
     """One quantity on one axis: every seed thin, each arm's mean bold, runs that did not finish dotted."""
-    with _figure(prefix, WIDTH, 3.6) as (figure, done):
-        ax = figure.subplots()
+    # There are many of these, of one shape: fixed margins take half the time of a layout solved for each.
+    with new_figure(prefix, WIDTH, 3.6, layout=None) as (figure, done):
+        ax = figure.add_axes((0.075, 0.15, 0.91, 0.74))
         _draw_curves(ax, found, arms, 100 if share else 1, dots)
         name, unit = AXES[found.axis]
         ax.set(xlabel=_with_unit(name, unit), ylabel=f"{label}, %" if share else label)
@@ -176,8 +120,11 @@ def stability(found: Mapping[str, Curves], arms: Sequence[str]) -> str | None:
     if not found:
         return None
     columns, rows = 3, math.ceil(len(found) / 3)
-    with _figure("stability", WIDTH, 2.05 * rows + 0.35) as (figure, done):
+    height = 2.0 * rows + 0.45
+    with new_figure("stability", WIDTH, height, layout=None) as (figure, done):
         grid = figure.subplots(rows, columns, squeeze=False)
+        # In inches: 1.15 for every panel, 0.85 between two rows for a title and an axis.
+        figure.subplots_adjust(0.075, 0.5 / height, 0.985, 1 - 0.65 / height, wspace=0.44, hspace=0.85 / 1.15)
         for ax in grid.flat[len(found) :]:
             ax.set_visible(False)
         for ax, (name, one) in zip(grid.flat, found.items(), strict=False):
@@ -188,7 +135,7 @@ def stability(found: Mapping[str, Curves], arms: Sequence[str]) -> str | None:
             ax.yaxis.set_major_locator(MaxNLocator(4))
             ax.yaxis.set_major_formatter(_plain_number)
         shown = [arm for arm in arms if any(line.arm == arm for one in found.values() for line in one.lines)]
-        figure.legend(handles=_arm_handles(shown), loc="outside upper left", ncols=len(arms), fontsize=9.5)
+        figure.legend(handles=_arm_handles(shown), loc="upper left", ncols=len(arms), fontsize=9.5)
         sns.despine(figure)
         return done()
 
@@ -200,7 +147,7 @@ def memory(bars: Bars, arms: Sequence[str]) -> str | None:
     largest = max((v for own in bars.values.values() for v in own.values() if v is not None), default=0)
     scale, unit = (2**30, "GiB") if largest >= 2**30 else (2**20, "MiB")
     height = 0.8 + len(bars.phases) * (0.24 * len(arms) + 0.16)
-    with _figure("memory", WIDTH, height) as (figure, done):
+    with new_figure("memory", WIDTH, height) as (figure, done):
         ax = figure.subplots()
         thick = 0.8 / len(arms)
         for index, arm in enumerate(arms):
@@ -216,7 +163,7 @@ def memory(bars: Bars, arms: Sequence[str]) -> str | None:
             ylim=(len(bars.phases) - 0.45, -0.55), xlim=(0, largest / scale * 1.12 or 1), xlabel=f"Peak memory, {unit}"
         )
         ax.grid(axis="y", visible=False)
-        handles = [mpl.patches.Patch(**_bar_style(i), label=text.arm_name(arm)) for i, arm in enumerate(arms)]
+        handles = [Patch(**_bar_style(i), label=text.arm_name(arm)) for i, arm in enumerate(arms)]
         _legend_above(ax, handles)
         sns.despine(ax=ax)
         return done()
@@ -229,7 +176,7 @@ def phase_time(bars: Bars, arms: Sequence[str]) -> str | None:
     if not bars.phases or longest <= 0:
         return None
     scale, unit = (1e3, "ms") if longest < 1 else (1, "s")
-    with _figure("phases", WIDTH, 1.55 + 0.5 * len(arms)) as (figure, done):
+    with new_figure("phases", WIDTH, 1.55 + 0.5 * len(arms)) as (figure, done):
         ax = figure.subplots()
         for row, arm in enumerate(arms):
             start = 0.0
@@ -241,7 +188,7 @@ def phase_time(bars: Bars, arms: Sequence[str]) -> str | None:
         ax.set(yticks=range(len(arms)), yticklabels=[text.arm_name(arm) for arm in arms], ylim=(len(arms) - 0.4, -0.6))
         ax.set(xlim=(0, longest * scale * 1.12), xlabel=f"Time per step, {unit}")
         ax.grid(axis="y", visible=False)
-        handles = [mpl.patches.Patch(**_phase_style(i), label=PHASES.get(p, p)) for i, p in enumerate(bars.phases)]
+        handles = [Patch(**_phase_style(i), label=PHASES.get(p, p)) for i, p in enumerate(bars.phases)]
         figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=9)
         sns.despine(ax=ax)
         return done()
@@ -294,41 +241,3 @@ def _with_unit(name: str, unit: str) -> str:
 _signed = FuncFormatter(lambda value, _: f"{value:+.3g}".replace("-", text.MINUS) if abs(value) > 1e-9 else "0")
 _large = FuncFormatter(lambda value, _: text.large(round(value, 6)))
 _plain_number = FuncFormatter(lambda value, _: f"{value:.3g}".replace("-", text.MINUS))
-
-
-@contextmanager
-def _figure(name: str, width: float, height: float) -> Iterator[tuple[Figure, Callable[[], str]]]:
-    """A figure with the house style, and the function that turns it into SVG whose ids start with `name`."""
-    with mpl.rc_context({**sns.axes_style("ticks"), **_RC}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure, lambda: _svg(figure, name)
-
-
-def _svg(figure: Figure, name: str) -> str:
-    out = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with warnings.catch_warnings():
-        # Letters that DejaVu Sans lacks are measured as boxes here and drawn by the reader's own font.
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
-    svg = out.getvalue()
-    svg = svg[svg.index("<svg") :]
-    # The page's width decides, up to the size the figure was drawn for.
-    size = f'style="max-width:{figure.get_figwidth() * 96:.0f}px"'
-    svg = re.sub(r'\bwidth="[^"]*" height="[^"]*"', size, svg, count=1)
-    # Inside HTML neither namespaces nor metadata are needed, and they hold the only outside addresses.
-    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    # Its style sheet would apply to the whole page; the page's own has the same rule for figures.
-    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.S)
-    svg = svg.replace("xlink:href", "href")
-    # Several figures share a page, so every id carries its figure's name.
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
-    svg = re.sub(r'\bhref="#', f'href="#{name}-', svg)
-    for placeholder, variable in _VARIABLES.items():
-        svg = svg.replace(placeholder, variable)
-    svg = svg.replace("'DejaVu Sans', sans-serif", "var(--sans,sans-serif)")
-    # A hundredth of a point is finer than any screen.
-    svg = re.sub(r'\b(?:d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]), svg)
-    return svg.replace("\n", " ")

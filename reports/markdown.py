@@ -41,7 +41,7 @@ def render(comparison: Comparison) -> str:
     lines += [
         "",
         f"{finished} of {len(comparison.runs)} runs finished; budget {budget} a run;"
-        f" audit {'matched' if matched else '**not matched**'}; `{_code(str(bench['bench_id']))}`.",
+        f" audit {'matched' if matched else '**not matched**'}; {_cell(str(bench['bench_id']))}.",
         "",
         f"<sub>{_cell(comparison.limits)}</sub>",
         "",
@@ -57,7 +57,3 @@ def _cell(value: str) -> str:
     """Text that Markdown, and the HTML it lets through, take for nothing but text."""
     flat = " ".join(text.visible(value).split())
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", flat).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _code(value: str) -> str:
-    return " ".join(text.visible(value).split()).replace("`", "'")

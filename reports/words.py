@@ -52,7 +52,7 @@ def headline(
 
 def power(verdict: Verdict, margin: float | None) -> str:
     """What the runs could have found, and what it would take to do better."""
-    if verdict.mde is None:
+    if verdict.mde is None or verdict.beyond_margin:
         return ""
     size = text.points(verdict.mde, signed=False)
     found = f"A true difference of {size} would have been found four times out of five"
@@ -81,10 +81,10 @@ def cost(arms: Sequence[str], seconds: Mapping[str, float | None], memory: Mappi
 def limits(suite: str, model: str | None, budget: str, runs: Mapping[str, int], regime: str) -> str:
     """What the result is about, and so what it is not about."""
     counts = text.listed([f"{text.plural(n, 'seed')} of {text.arm_name(arm)}" for arm, n in runs.items()])
+    about = f"the suite {suite}, {f'the model {model}' if model else 'one model'}, a budget of {budget} a run"
     return (
-        f"This holds for the suite {suite}, {f'the model {model}' if model else 'one model'}, a budget of {budget}"
-        f" a run, {counts} and the settings listed below ({regime}). It does not show which algorithm is better on"
-        " another task, model or budget, nor after tuning each for itself."
+        f"These numbers are about {about}, {counts} and the settings listed below ({regime}). They do not show which"
+        " algorithm is better on another task, model or budget, nor after tuning each for itself."
     )
 
 

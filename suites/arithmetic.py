@@ -1,6 +1,6 @@
 """Multi-term sums with a written-out scratchpad: the embedded suite, small enough to learn on a CPU.
 
-    12+7+5?  →  12+7=19;19+5=24#24
+    12+70+35?  →  12+70=82;82+35=117#117
 
 The reward is 1 for the right total after the last `#`, else 0; the scratchpad itself is not graded. Questions
 are split by a hash of their text, so no held-out question can be trained on, whoever generates them. The

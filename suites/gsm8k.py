@@ -38,10 +38,15 @@ def load(split: str) -> tuple[Prompt, ...]:
     for number, (where, row) in enumerate(rows):
         try:
             question, answer = row["question"], row["answer"]
+            if not isinstance(question, str) or not isinstance(answer, str):
+                raise TypeError
+            question.encode()
             final = answer.rsplit("####", 1)[-1].strip()
             gold(answer)
-        except (TypeError, KeyError, AttributeError):
-            raise UserError(f"{where}: expected an object with the strings question and answer") from None
+        except (TypeError, KeyError):
+            raise UserError(f'{where}: expected an object with the strings "question", "answer"') from None
+        except UnicodeEncodeError:
+            raise UserError(f"{where}: the question is not valid Unicode") from None
         except GoldAnswerError as error:
             raise UserError(f"{where}: {error}") from None
         prompts.append(Prompt(id=f"{split}-{number}", text=f"{question}\n\n{INSTRUCTION}", answer=final, chat=True))
@@ -52,15 +57,19 @@ def load(split: str) -> tuple[Prompt, ...]:
 
 def from_folder(path: Path) -> list[tuple[str, dict]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # str.splitlines would also cut at separators inside a question.
+        with path.open(encoding="utf-8") as file:
+            lines = list(file)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{FOLDER_VARIABLE}: {path}: cannot be read ({getattr(error, 'strerror', error)})") from None
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
             rows.append((f"{path}:{number}", json.loads(line)))
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: not JSON: {error}") from None
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from None
+        except (ValueError, RecursionError):
+            raise UserError(f"{path}:{number}: nested too deep, or a number too large") from None
     return rows
 
 

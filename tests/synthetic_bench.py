@@ -43,6 +43,7 @@ def write_bench(
     completions: Mapping[int, str] | None = None,
     suite: str = "synthetic",
     nan_metric: str | None = None,
+    tasks: tuple[str, ...] = TASKS,
     **top: Any,
 ) -> Path:
     """A benchmark where the first arm ends `effect` above the second in accuracy.
@@ -55,7 +56,7 @@ def write_bench(
     difficulty = np.random.default_rng(7).normal(0, 0.8, questions)
     runs, order = [], 0
     if evaluate:
-        for task in TASKS:
+        for task in tasks:
             _evaluation(folder / "base", task, "base", 0, {}, _answers(0.41, difficulty, 99), completions)
     for seed in seeds:
         for arm in arms if seed % 2 == 0 else arms[::-1]:
@@ -66,7 +67,7 @@ def write_bench(
             end = 0.60 + effect * (arm == arms[0]) + noise.normal(0, seed_sd)
             spent = _journal(own, arm, count, end, noise, critic=arm == arms[0], nan_metric=nan_metric)
             if evaluate and status == "finished":
-                for index, task in enumerate(TASKS):
+                for index, task in enumerate(tasks):
                     target = end - 0.15 * index
                     for label, step, share in ((f"step-{count // 2:06d}", count // 2, 0.6), ("final", count, 1.0)):
                         accuracy = 0.41 + share * (target - 0.41)
@@ -102,7 +103,7 @@ def write_bench(
         "budget": {"currency": "samples", "limit": SAMPLES_PER_STEP * min(per_arm.values())},
         "spec": {"model": {"name": "made-up-model", "dtype": "float32"}, "rollout": {"prompts_per_step": 16}},
         "arms": {arm: _config(arm) for arm in arms},
-        "eval_tasks": list(TASKS) if evaluate else [],
+        "eval_tasks": list(tasks) if evaluate else [],
         "matching": _matching(arms, seeds),
         "environment": {
             "python": "3.11.9",

@@ -77,14 +77,14 @@ def test_a_run_that_did_not_finish_is_listed_counted_and_part_of_no_mean(tmp_pat
 def test_leaving_out_a_run_makes_the_comparison_invalid_because_it_could_favour_an_arm(tmp_path):
     result = comparison(tmp_path, effect=0.2, failures={("grpo", 1): "diverged"})
     assert result.verdict == "invalid"
-    assert "grpo seed 1 diverged" in result.headline
+    assert "GRPO seed 1 diverged" in result.headline
     assert result.metric(ACCURACY).difference.estimate.interval() is not None
 
 
 def test_all_runs_of_an_arm_failing_still_compares_nothing_readably(tmp_path):
     result = comparison(tmp_path, failures={("ppo", seed): "out_of_memory" for seed in (0, 1, 2)})
     assert result.verdict == "invalid"
-    assert "no run of ppo finished" in result.headline
+    assert "no run of PPO finished" in result.headline
     assert result.metric(ACCURACY).arms["ppo"].mean is None
     json.dumps(result.to_json(), allow_nan=False)
 

@@ -1,0 +1,106 @@
+"""How figures look, and how they become inline SVG: the same bytes for the same data, and ids that share a page.
+
+Arms differ by colour (the Okabe–Ito palette), by line style and by marker. Ink, rules and arm colours are written as
+CSS variables with a fallback, so that the page decides what they look like. Text stays text: it is small, can be
+searched and is drawn in the reader's own sans-serif; the layout is measured in DejaVu Sans, which is wider than most.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.figure import Figure
+
+# Placeholders that no palette uses; they become CSS variables in the SVG.
+INK, RULE, MUTED = "#010203", "#020304", "#030405"
+ARMS = ("#040506", "#050607", "#060708", "#070809")
+_VARIABLES = {
+    INK: "var(--ink,#222)",
+    RULE: "var(--rule,#ccc)",
+    MUTED: "var(--muted,#777)",
+    ARMS[0]: "var(--arm0,#0072b2)",
+    ARMS[1]: "var(--arm1,#d55e00)",
+    ARMS[2]: "var(--arm2,#009e73)",
+    ARMS[3]: "var(--arm3,#cc79a7)",
+}
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+MARKERS = ("o", "s", "^", "D")
+HATCHES = ("", "///", "xx", "--")
+# Okabe–Ito without black, for the phases of a step, with a hatch each so that colour is not needed.
+PHASE_FILL = ("#56b4e9", "#f0e442", "#cc79a7", "#999999", "#009e73", "#0072b2", "#d55e00", "#e69f00")
+PHASE_HATCH = ("", "", "xx", "//", "", "\\\\", "///", "--")
+WIDTH = 10.2
+Layout = Literal["constrained"] | None
+_RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "paribus",
+    # A dollar sign in a name is a dollar sign.
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+    "axes.labelsize": 10,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "hatch.linewidth": 0.7,
+    "legend.frameon": False,
+}
+
+
+@contextmanager
+def figure(
+    name: str, width: float, height: float, layout: Layout = "constrained"
+) -> Iterator[tuple[Figure, Callable[[], str]]]:
+    """A figure with the house style, and the function that turns it into SVG whose ids start with `name`."""
+    with mpl.rc_context({**sns.axes_style("ticks"), **_RC}):
+        drawn = Figure(figsize=(width, height), layout=layout)
+        yield drawn, lambda: _svg(drawn, name)
+
+
+def _svg(drawn: Figure, name: str) -> str:
+    out = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with warnings.catch_warnings():
+        # Letters that DejaVu Sans lacks are measured as boxes here and drawn by the reader's own font.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        drawn.savefig(out, format="svg", transparent=True, metadata=nothing)
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # The page's width decides, up to the size the figure was drawn for.
+    size = f'style="max-width:{drawn.get_figwidth() * 96:.0f}px"'
+    svg = re.sub(r'\bwidth="[^"]*" height="[^"]*"', size, svg, count=1)
+    # Inside HTML neither namespaces nor metadata are needed, and they hold the only outside addresses.
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    # Its style sheet would apply to the whole page; the page's own has the same rule for figures.
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.S)
+    svg = svg.replace("xlink:href", "href")
+    # Several figures share a page, so every id carries its figure's name.
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
+    svg = re.sub(r'\bhref="#', f'href="#{name}-', svg)
+    for placeholder, variable in _VARIABLES.items():
+        svg = svg.replace(placeholder, variable)
+    svg = svg.replace("'DejaVu Sans', sans-serif", "var(--sans,sans-serif)")
+    # A hundredth of a point is finer than any screen.
+    svg = re.sub(r'\b(?:d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]), svg)
+    return svg.replace("\n", " ")
