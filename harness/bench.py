@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness import matching
 from harness.journal import write_json
@@ -26,7 +26,7 @@ from harness.models import locate
 from harness.progress import Display, duration
 from harness.spec import SCHEMA_VERSION, BenchSpec
 from harness.tracking import Status, Tracker, redact
-from harness.types import InfrastructureError, UserError
+from harness.types import InfrastructureError, Task, UserError
 from harness.worker import Job, Registry
 from harness.worker import main as worker_main
 
@@ -38,6 +38,9 @@ REPORTED = ("bench.json", "report.html", "summary.md", "comparison.json", "junit
 TRACKED = ("steps.jsonl", "samples.jsonl", "evals/*.json", "worker.log")
 MLFLOW_STATUS: Mapping[str, Status] = {"finished": "FINISHED", "interrupted": "KILLED"}
 TRACKING_PATIENCE_S = 60.0
+
+
+Report = TypeVar("Report")
 
 
 class Interrupted(Exception):
@@ -76,26 +79,30 @@ def run_order(bench: BenchSpec) -> list[tuple[str, int]]:
     return [(arm, seed) for place, seed in enumerate(bench.seeds) for arm in (arms if place % 2 == 0 else arms[::-1])]
 
 
-def preflight(bench: BenchSpec, registry: Registry, source: str) -> matching.Audit:
-    """Everything that can be wrong before anything runs. Raises UserError, or InfrastructureError for the hub."""
+def audited(bench: BenchSpec, registry: Registry, source: str) -> matching.Audit:
+    """The matching audit of arms that can run. Raises UserError naming `source` for any that cannot."""
     audit = matching.audit(bench)
     matching.require_matched(audit, source)
-    for arm in bench.arms:
-        spec = bench.run_spec(arm)
-        try:
+    try:
+        locate(bench.model.name)
+        registry.resolve("tasks", bench.suite.task, "suite.task")
+        for arm in bench.arms:
+            spec = bench.run_spec(arm)
             registry.resolve("engines", spec.rollout.engine, "rollout.engine")
             registry.resolve("algorithms", spec.algorithm, f"arms.{arm}.algorithm")(spec)
-        except UserError as error:
-            raise UserError(f"{source}: {error}") from None
-    locate(bench.model.name)
-    task = registry.resolve("tasks", bench.suite.task, "suite.task")
-    heldout = task.heldout()
-    for prompt in (*task.train(), *(prompt for prompts in heldout.values() for prompt in prompts)):
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    return audit
+
+
+def check_data(bench: BenchSpec, registry: Registry, source: str) -> None:
+    """Read every prompt and gold answer. Raises UserError, or InfrastructureError where the hub cannot be reached."""
+    task: Task = registry.resolve("tasks", bench.suite.task, "suite.task")
+    for prompt in (*task.train(), *(prompt for prompts in task.heldout().values() for prompt in prompts)):
         try:
             task.verify("", prompt.answer)
         except ValueError as error:
             raise UserError(f"{source}: prompt {prompt.id!r}: {error}") from None
-    return audit
 
 
 class Benchmark:
@@ -103,7 +110,8 @@ class Benchmark:
         self, bench: BenchSpec, registry: Registry, *, out: Path, source: str, profile: str | None, command: str
     ) -> None:
         self.bench, self.registry = bench, registry
-        self.audit = preflight(bench, registry, source)
+        self.audit = audited(bench, registry, source)
+        check_data(bench, registry, source)
         now = datetime.datetime.now(datetime.UTC)
         self.bench_id = f"{bench.suite.name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self.out, self.folder = out, out / self.bench_id
@@ -119,10 +127,11 @@ class Benchmark:
             "eval_tasks": list(bench.eval.tasks), "environment": {},
         }  # fmt: skip
 
-    def execute(self, report: Callable[[Path], object]) -> str:
-        """Run everything and report; returns the benchmark's status. The folder is complete whatever happens.
+    def execute(self, report: Callable[[Path], Report]) -> tuple[str, Report]:
+        """Run everything and report: (the benchmark's status, what `report` returned).
 
-        report: builds the report files in the folder it is given; they are tracked with the rest.
+        report: builds the report files in the folder it is given; they are tracked with the rest. The folder is
+        complete whatever happens.
         """
         self._prepare_folder()
         bench = self.bench
@@ -142,12 +151,12 @@ class Benchmark:
                     if row.status in ("running", "not started"):
                         row.status, row.reason = "interrupted", row.reason or "the benchmark was interrupted"
             except UserError as error:
-                self._conclude(tracker, "failed", report=None)
+                self._conclude(tracker, "failed", lambda folder: None)
                 raise error from None
-            self._conclude(tracker, status, report)
+            made = self._conclude(tracker, status, report)
             if tracker.undelivered:
                 display.log(f"tracking: {tracker.undelivered} records did not reach {redact(tracker.uri)}")
-        return status
+        return status, made
 
     def _prepare_folder(self) -> None:
         try:
@@ -254,14 +263,13 @@ class Benchmark:
             process.join()
             receiver.close()
 
-    def _conclude(self, tracker: Tracker, status: str, report: Callable[[Path], object] | None) -> None:
+    def _conclude(self, tracker: Tracker, status: str, report: Callable[[Path], Report]) -> Report:
         self.record["status"], self.record["finished"] = status, stamp()
         for row in self.rows:
             row.mlflow_run_id = tracker.run_id(row.folder) if row.steps else None
         self._write()
         try:
-            if report is not None:
-                report(self.folder)
+            return report(self.folder)
         finally:
             tracker.log_folder(None, self.folder, REPORTED)
             tracker.end_benchmark(MLFLOW_STATUS.get(status, "FAILED"))

@@ -98,9 +98,11 @@ def bench(
     spec, path, taken = resolve(suite, profile, arms, seeds, overrides)
     command = shlex.join(["paribus", *sys.argv[1:]])
     benchmark = Benchmark(spec, REGISTRY, out=out_folder, source=str(path), profile=taken, command=command)
-    status = benchmark.execute(build)
-    out.print(f"\n{(benchmark.folder / 'summary.md').read_text(encoding='utf-8').strip()}\n", markup=False)
-    out.print(f"report: {benchmark.folder / 'report.html'}", markup=False)
+    status, comparison = benchmark.execute(build)
+    for text in (comparison.headline, comparison.detail, comparison.cost):
+        if text:
+            out.print(f"\n{text}", markup=False)
+    out.print(f"\nreport: {benchmark.folder / 'report.html'}", markup=False)
     raise typer.Exit(EXIT_OF_STATUS[status])
 
 
@@ -113,13 +115,13 @@ def plan(
     overrides: SetOption = None,
 ) -> None:
     """Print the matching audit of a suite's arms; trains nothing. Exit 2 where they differ undeclared."""
-    from harness import matching
+    from harness.bench import audited
+    from harness.matching import audit
     from harness.plan import render
 
     spec, path, _ = resolve(suite, profile, arms, seeds, overrides)
-    audit = matching.audit(spec)
-    out.print(render(spec, audit))
-    matching.require_matched(audit, str(path))
+    out.print(render(spec, audit(spec)))
+    audited(spec, REGISTRY, str(path))
 
 
 @app.command()

@@ -42,26 +42,27 @@ def collate(policy: Policy, rollouts: Sequence[Rollout], *, mask_truncated: bool
 
 
 def micro_batches(batch: RolloutBatch, rows: Tensor, *, tokens: int) -> list[Tensor]:
-    """Split `rows` so that no part's rectangle (rows × longest prompt + response) exceeds `tokens`.
+    """Split `rows` so that no part's rectangle, rows × (longest prompt + longest response), exceeds `tokens`.
 
     Samples of a prompt stay together where they fit, and groups of like length share a part, so that prompts are
     run rarely and padding stays small. A single sequence longer than `tokens` is a part of its own.
     """
-    lengths = (batch.prompt_lengths_B + batch.mask.sum(1)).long().tolist()
+    prompts, responses = batch.prompt_lengths_B.tolist(), batch.mask.sum(1).long().tolist()
     prompt_of = batch.prompt_of.tolist()
     groups: dict[int, list[int]] = defaultdict(list)
     for row in rows.tolist():
         groups[prompt_of[row]].append(row)
-    ordered = sorted(groups.values(), key=lambda group: (max(lengths[row] for row in group), group[0]))
+    ordered = sorted(groups.values(), key=lambda group: (max(prompts[row] + responses[row] for row in group), group[0]))
     parts: list[list[int]] = []
     current: list[int] = []
-    widest = 0
+    prompt = response = 0
     for row in (row for group in ordered for row in group):
-        if current and (len(current) + 1) * max(widest, lengths[row]) > tokens:
+        # The longest prompt and the longest response need not be one sequence's.
+        prompt, response = max(prompt, prompts[row]), max(response, responses[row])
+        if current and (len(current) + 1) * (prompt + response) > tokens:
             parts.append(current)
-            current, widest = [], 0
+            current, prompt, response = [], prompts[row], responses[row]
         current.append(row)
-        widest = max(widest, lengths[row])
     parts.append(current)
     return [torch.tensor(part, device=rows.device) for part in parts]
 

@@ -8,10 +8,15 @@ random state is left as it was.
 
 from __future__ import annotations
 
+import contextlib
+import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
+
+import numpy as np
+import torch
 
 from harness.budget import Spent
 from harness.engines.base import Engine, Request, Sampling
@@ -26,7 +31,7 @@ IGNORED_IN_MATCH = [",", "\\$", "\\.$"]
 def evaluate(
     policy: Policy, engine: Engine, task: Task, table: EvalTable, *, label: str, step: int, spent: Spent, cap: int
 ) -> list[dict[str, Any]]:
-    """One record per task of the suite, in order (see `record`). cap: most tokens of a completion."""
+    """One record per task, in order: task, questions, metrics, samples, label, step, spent. cap: completion tokens."""
     heldout = task.heldout()
     results = []
     for name in table.tasks:
@@ -116,13 +121,26 @@ def run_lm_eval(lm: Any, task: str | dict[str, Any], *, limit: int | None) -> An
     if not own and task not in manager.all_tasks:
         raise UserError(f"eval.tasks: {task!r} is neither a held-out set of the suite nor a task of lm-eval")
     try:
-        return simple_evaluate(
-            model=lm, tasks=[task], limit=limit, log_samples=own, bootstrap_iters=0, task_manager=manager,
-            random_seed=None, numpy_random_seed=None, torch_random_seed=None,
-        )  # fmt: skip
+        with random_state_kept():
+            return simple_evaluate(
+                model=lm, tasks=[task], limit=limit, log_samples=own, bootstrap_iters=0, task_manager=manager,
+                random_seed=None, numpy_random_seed=None, torch_random_seed=None,
+            )  # fmt: skip
     except (OSError, ConnectionError) as error:
         reason = str(error).splitlines()[0][:200]
         raise InfrastructureError(f"eval.tasks: {task['task'] if isinstance(task, dict) else task}: {reason}") from None
+
+
+@contextlib.contextmanager
+def random_state_kept() -> Iterator[None]:
+    """lm-eval draws from the global generators even where it is told to seed none of them."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
 
 
 def policy_lm(policy: Policy, engine: Engine, *, cap: int) -> Any:

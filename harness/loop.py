@@ -9,6 +9,7 @@ last weight sync; evaluation, journals and tracking lie outside it.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,11 +83,13 @@ class Run:
         prompts = self.stream.take(number, rollout.prompts_per_step)
         with self.meter.phase("rollout"):
             ids = [parts.policy.encode(prompt, limit=rollout.max_prompt_tokens) for prompt in prompts]
-            requests = [
-                Request(ids[row], stable_hash(spec.suite.name, parts.seed, number, prompt.id, sample))
-                for row, prompt in enumerate(prompts)
-                for sample in range(rollout.completions_per_prompt)
-            ]
+            requests = []
+            # A small set can put a prompt into a step twice; its samples are numbered on, so that no two are alike.
+            samples = {prompt.id: itertools.count() for prompt in prompts}
+            for row, prompt in enumerate(prompts):
+                for sample in itertools.islice(samples[prompt.id], rollout.completions_per_prompt):
+                    key = stable_hash(spec.suite.name, parts.seed, number, prompt.id, sample)
+                    requests.append(Request(ids[row], key))
             sampling = Sampling(rollout.temperature, rollout.max_completion_tokens, rollout.ignore_eos)
             completions = parts.engine.generate(requests, sampling)
         generated = sum(len(completion.token_ids) for completion in completions)
@@ -194,12 +197,16 @@ def policy_logprobs(policy: Policy, batch: RolloutBatch) -> Tensor:
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float | None:
-    """1 − Var(R − V) / Var(R) over valid tokens; None where all returns are alike and there is nothing to explain."""
+    """1 − Var(R − V) / Var(R) over valid tokens; None where all returns are alike and there is nothing to explain.
+
+    Returns are formed as A + V, so equal ones differ in the last bits; that much counts as alike.
+    """
     valid = mask.bool()
-    spread = returns[valid].var(correction=0)
-    if float(spread) == 0:
+    returns, values = returns[valid].double(), values[valid].double()
+    rounding = 1e-5 * max(float(returns.abs().max()), float(values.abs().max()))
+    if float(returns.std(correction=0)) <= rounding:
         return None
-    return float(1 - (returns[valid] - values[valid]).var(correction=0) / spread)
+    return float(1 - (returns - values).var(correction=0) / returns.var(correction=0))
 
 
 def rollout_metrics(rollouts: Sequence[Rollout], batch: RolloutBatch) -> dict[str, float]:

@@ -306,8 +306,9 @@ def chosen(
 
 
 def profiles_of(path: Path) -> list[str]:
+    raw = read_toml(path)
     try:
-        return sorted(profiles_in(read_toml(path)))
+        return sorted(profiles_in(raw))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 

@@ -100,7 +100,10 @@ class Updater:
             )
 
     def update(self, step: int, batch: RolloutBatch, credit: Credit, engine: Tensor, work: Work, log: StepLog) -> None:
-        """All epochs and minibatches of a step. engine: [B, T] the engine's log-probabilities."""
+        """All epochs and minibatches of a step. engine: [B, T] the engine's log-probabilities.
+
+        FLOPs: a forward, and twice that backward; a shared trunk's warm-up goes back through the head alone.
+        """
         spec, critic = self.spec, self.critic
         warming_up = critic is not None and step <= spec.critic.warmup_steps
         for epoch in range(spec.update.epochs):
@@ -113,14 +116,15 @@ class Updater:
                 parts = list(self.parts(batch, credit, rows))
                 if critic is not None and critic.shared:
                     self._update_shared(parts, count, warming_up, engine, log)
-                    self._count("policy_update", work.policy_forward * share, work.tokens * share)
+                    passes = 1 if warming_up else 3
+                    self._count("policy_update", passes * work.policy_forward * share, work.tokens * share)
                     continue
                 if not warming_up:
                     self._update_policy(parts, count, engine, log)
-                    self._count("policy_update", work.policy_forward * share, work.tokens * share)
+                    self._count("policy_update", 3 * work.policy_forward * share, work.tokens * share)
                 if critic is not None:
                     self._update_critic(parts, count, log)
-                    self._count("critic_update", work.trunk_forward * share, work.tokens * share)
+                    self._count("critic_update", 3 * work.trunk_forward * share, work.tokens * share)
 
     def parts(self, batch: RolloutBatch, credit: Credit, rows: Tensor) -> Iterator[tuple[Tensor, RolloutBatch, Credit]]:
         for part_rows in micro_batches(batch, rows, tokens=self.spec.update.micro_batch_tokens):
@@ -184,8 +188,8 @@ class Updater:
         (total / count).backward()
         return float(total.detach()) / count
 
-    def _count(self, phase: str, forward_flops: float, tokens: float) -> None:
-        self.meter.count(phase, tokens=round(tokens), flops=3 * forward_flops)
+    def _count(self, phase: str, flops: float, tokens: float) -> None:
+        self.meter.count(phase, tokens=round(tokens), flops=flops)
 
 
 def note_gap(outputs: PolicyOutputs, batch: RolloutBatch, engine: Tensor, log: StepLog) -> None:

@@ -1,6 +1,7 @@
 """The shared-prefix forward against the plain one, the critic's beginnings, and what hashes and copies promise."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -52,9 +53,7 @@ def naive(policy, batch, critic=None):
         distribution = torch.distributions.Categorical(logits=logits[row, at])
         results.append((distribution.log_prob(response), distribution.entropy(), states[row, at]))
     columns = zip(*results, strict=True)
-    return tuple(
-        torch.stack([torch.cat([x, x.new_zeros(shape[1] - len(x))]) for x in column]) for column in columns
-    )
+    return tuple(torch.stack([torch.cat([x, x.new_zeros(shape[1] - len(x))]) for x in column]) for column in columns)
 
 
 def close(actual, expected, tolerance=2e-5):
@@ -74,7 +73,8 @@ def test_shared_prefix_forward_equals_a_plain_forward(shapes, temperature):
         close(outputs.entropy, entropy)
         close(critic.values(batch) * batch.mask, values)
     assert outputs.values is None
-    assert logprobs.std() > 0.5 or logprobs.numel() < 4  # the distributions are worth comparing
+    # A uniform distribution would hide what attention reads.
+    assert float(entropy[batch.mask.bool()].mean()) < 0.9 * math.log(tiny.VOCABULARY)
 
 
 @each_shape
@@ -98,7 +98,7 @@ def same_gradients(actual, expected):
         mine = torch.zeros_like(plain) if mine is None and plain is not None else mine
         plain = torch.zeros_like(mine) if plain is None and mine is not None else plain
         if plain is not None:
-            torch.testing.assert_close(mine, plain, rtol=1e-4, atol=2e-5)
+            torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-5 * max(1.0, float(plain.abs().max())))
 
 
 @each_shape
@@ -242,7 +242,7 @@ def test_the_value_is_that_of_the_state_before_the_token(kind):
     policy = tiny.policy()
     critic, batch = kind(policy), tiny.batch(policy, [(4, [8])])
     changed = batch.response_ids.clone()
-    changed[0, 3] = (changed[0, 3] - 1) % tiny.VOCABULARY + 1
+    changed[0, 3] = tiny.EOS if changed[0, 3] != tiny.EOS else tiny.PAD
     with torch.no_grad():
         before = critic.values(batch)
         after = critic.values(replace(batch, response_ids=changed))

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from algorithms import grpo, ppo
@@ -72,7 +71,7 @@ def rollouts(shapes: Sequence[tuple[int, Sequence[int]]], seed: int = 0) -> list
     for group, (prompt_length, lengths) in enumerate(shapes):
         prompt = tuple(rng.randrange(2, VOCABULARY) for _ in range(prompt_length))
         for length in lengths:
-            tokens = tuple(rng.randrange(2, VOCABULARY) for _ in range(length - 1)) + (EOS,)
+            tokens = (*(rng.randrange(2, VOCABULARY) for _ in range(length - 1)), EOS)
             logprobs = tuple(-rng.random() for _ in range(length))
             completion = Completion(tokens, logprobs, text="", truncated=length % 2 == 0)
             value = float(len(made) % 2)
@@ -105,6 +104,9 @@ def task(verify: Callable[[str, str], Reward] = share_of_a, *, prompts: int = 12
     return Task("tiny", lambda: made, lambda: {"tiny_heldout": made[:5]}, verify, r"^([0-9a-f])")
 
 
+TASK = task()
+
+
 def spec(algorithm: str = "grpo", **tables: dict[str, Any]) -> RunSpec:
     base: dict[str, dict[str, Any]] = {
         "suite": {"name": "tiny", "task": "tiny"},
@@ -123,9 +125,7 @@ def spec(algorithm: str = "grpo", **tables: dict[str, Any]) -> RunSpec:
 
 
 @contextlib.contextmanager
-def training(
-    settings: RunSpec, *, seed: int = 0, of: Task | None = None, start: Policy | None = None
-) -> Iterator[Run]:
+def training(settings: RunSpec, *, seed: int = 0, of: Task | None = None, start: Policy | None = None) -> Iterator[Run]:
     """A run in progress, put together as a worker does it: nothing exists that no setting asks for."""
     algorithm = ALGORITHMS[settings.algorithm](settings)
     actor = start or policy(temperature=settings.rollout.temperature)
@@ -142,23 +142,3 @@ def training(
 def records(steps: int, settings: RunSpec, **options: Any) -> list[dict[str, Any]]:
     with training(settings, **options) as run:
         return [run.step() for _ in range(steps)]
-
-
-def weights(owner: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in owner.state_dict().items()}
-
-
-def watch_gradients(run: Run) -> dict[str, list[list[Tensor | None]]]:
-    """Gradients as each optimizer gets them, by trainee, one list per update. Weights still move."""
-    seen: dict[str, list[list[Tensor | None]]] = {}
-    for trainee in (run.updater.policy_trainee, run.updater.critic_trainee):
-        if trainee is None:
-            continue
-        updates = seen.setdefault(trainee.name, [])
-        optimizer = trainee.optimizer
-
-        def record(*_: Any, updates: Any = updates, parameters: Any = trainee.parameters) -> None:
-            updates.append([None if p.grad is None else p.grad.detach().clone() for p in parameters])
-
-        optimizer.register_step_pre_hook(record)
-    return seen

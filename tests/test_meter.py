@@ -1,0 +1,134 @@
+"""Phases: what is measured where, peaks of memory, and rates."""
+
+import time
+
+import pytest
+import torch
+
+from harness.meter import PHASES, Meter, tensor_bytes
+
+MIB = 2**20
+
+
+@pytest.fixture
+def meter():
+    made = Meter(torch.device("cpu"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that moves only when told to."""
+    now = [100.0]
+    monkeypatch.setattr("harness.meter.time.perf_counter", lambda: now[0])
+
+    def advance(seconds):
+        now[0] += seconds
+
+    return advance
+
+
+def test_a_phase_adds_up_its_visits_and_the_step_holds_what_lies_between(clock, meter):
+    meter.start_step()
+    for seconds in (1.0, 2.0):
+        with meter.phase("rollout"):
+            clock(seconds)
+        clock(0.5)
+    with meter.phase("reward"):
+        clock(4.0)
+    assert meter.seconds == {"rollout": 3.0, "reward": 4.0}
+    assert meter.step_seconds() == 8.0
+
+
+def test_rates_are_tokens_over_the_phases_own_seconds(clock, meter):
+    meter.start_step()
+    with meter.phase("rollout"):
+        clock(2.0)
+    meter.count("rollout", tokens=30, flops=100.0)
+    meter.count("rollout", tokens=10, flops=100.0)
+    with meter.phase("policy_update"):
+        clock(6.0)
+    meter.count("policy_update", tokens=120, flops=600.0)
+    measured = meter.metrics(step_seconds=8.0, samples=16, generated_tokens=40)
+    assert measured["time/rollout_s"] == 2
+    assert measured["time/step_s"] == 8
+    assert measured["throughput/rollout_tokens_per_s"] == 20
+    assert measured["throughput/policy_update_tokens_per_s"] == 20
+    assert measured["throughput/samples_per_s"] == 2
+    assert measured["throughput/tokens_per_s"] == 5
+    assert measured["throughput/flops_per_s"] == 100
+
+
+def test_a_phase_that_did_not_run_has_no_figures(meter):
+    with meter.phase("rollout"):
+        pass
+    measured = meter.metrics(step_seconds=1.0, samples=1, generated_tokens=1)
+    assert {name.split("/")[1] for name in measured if name.startswith("memory/")} == {"rollout"}
+    assert "time/critic_update_s" not in measured
+    assert "throughput/rollout_tokens_per_s" not in measured
+
+
+def test_a_new_step_starts_from_nothing(meter):
+    with meter.phase("rollout"):
+        pass
+    meter.count("rollout", tokens=3, flops=1.0)
+    meter.start_step()
+    assert not meter.seconds
+    assert not meter.tokens
+    assert not meter.flops
+    assert not meter.peak_bytes
+
+
+def test_a_phase_that_fails_is_measured_too(clock, meter):
+    def fail():
+        with meter.phase("rollout"):
+            clock(3.0)
+            raise RuntimeError("lost")
+
+    with pytest.raises(RuntimeError, match="lost"):
+        fail()
+    assert meter.seconds["rollout"] == 3
+
+
+def test_an_unknown_phase_is_refused(meter):
+    with pytest.raises(AssertionError, match="lunch"), meter.phase("lunch"):
+        pass
+    assert "lunch" not in PHASES
+
+
+def test_the_peak_counts_memory_that_is_gone_at_the_phases_end(meter):
+    with meter.phase("reward"):
+        pass
+    with meter.phase("rollout"):
+        block = torch.ones(96 * MIB // 4)
+        held = tensor_bytes([block])
+        time.sleep(0.1)  # the resident set is sampled
+        del block
+    with meter.phase("values"):
+        pass
+    assert held == 96 * MIB
+    assert meter.peak_bytes["rollout"] >= meter.peak_bytes["reward"] + 0.9 * held
+    assert meter.peak_bytes["values"] <= meter.peak_bytes["rollout"] - 0.9 * held
+
+
+def test_the_peak_is_not_below_what_is_held(meter):
+    block = torch.ones(64 * MIB // 4)
+    with meter.phase("rollout"):
+        pass
+    assert meter.peak_bytes["rollout"] >= tensor_bytes([block])
+
+
+def test_closing_ends_the_sampling_thread():
+    meter = Meter(torch.device("cpu"))
+    thread = meter._rss._thread
+    assert thread.is_alive()
+    meter.close()
+    assert not thread.is_alive()
+
+
+def test_bytes_count_each_tensor_once():
+    one, half = torch.zeros(10), torch.zeros(10, dtype=torch.bfloat16)
+    assert tensor_bytes([one, half]) == 60
+    assert tensor_bytes([one, one, None, "no tensor"]) == 40
+    assert tensor_bytes([]) == 0
