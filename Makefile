@@ -24,7 +24,7 @@ report: .venv/.run  ## build the report of a benchmark again
 	$(BIN)/paribus report $(BENCH)
 
 test: .venv/.dev  ## run the tests (the fast tiers)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-slow: .venv/.dev .venv/.model-gsm8k  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -58,9 +58,9 @@ def test_benchmark_leaves_every_file_it_promises(finished: Path) -> None:
             assert len(read_lines(folder / "steps.jsonl")) == 2
             assert read_lines(folder / "samples.jsonl")
             assert (folder / "final" / "model.safetensors").is_file()
-            assert {path.name for path in (folder / "evals").iterdir()} == {
-                f"{label}-arithmetic_{task}.json" for label in ("step-000001", "final") for task in ("heldout", "transfer")
-            }  # fmt: skip
+            tasks = ("arithmetic_heldout", "arithmetic_transfer")
+            expected = {f"{label}-{task}.json" for label in ("step-000001", "final") for task in tasks}
+            assert {path.name for path in (folder / "evals").iterdir()} == expected
 
 
 def test_both_arms_finish_on_the_same_budget_in_alternating_order(finished: Path) -> None:

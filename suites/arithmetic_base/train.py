@@ -2,10 +2,10 @@
 
     python suites/arithmetic_base/train.py --out suites/arithmetic_base
 
-Supervised next-token training on worked sums, stopped as soon as greedy accuracy on fresh questions reaches
-the target. The stop is early on purpose: reinforcement learning needs a base policy that is right sometimes,
-and a target makes the result reproducible in what matters (its accuracy) on machines whose arithmetic differs
-in the last bit. Held-out questions are never used, for training or for the stop.
+Supervised next-token training on worked sums by two writers: one who adds rightly, and a careless one, who writes
+most of them and drops every carry out of the ones. The policy learns to add and picks up the bad habit with it, so
+its most likely answer is right only where nothing is carried. That leaves reinforcement learning what it is for: the
+skill is there, the reward has to bring it out. Held-out questions are never used.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,9 +24,11 @@ from suites import arithmetic
 
 CHARACTERS = "0123456789+=;#?"
 SPECIAL = ["<pad>", "<eos>"]
-WARMUP_STEPS = 50
 # Some two- and four-term sums, so that the transfer set is hard for the policy and not foreign to it.
 TERM_COUNTS, TERM_WEIGHTS = (2, 3, 4), (0.2, 0.6, 0.2)
+CARELESS_SHARE = 0.75
+WARMUP_STEPS = 50
+REPORT_EVERY = 50
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -56,6 +59,16 @@ def draw_question(rng: random.Random) -> list[int]:
             return terms
 
 
+def careless_solution(terms: Sequence[int]) -> str:
+    """A solution in which no carry out of the ones reaches the tens, in any of its additions."""
+    total, steps = terms[0], []
+    for term in terms[1:]:
+        answer = 10 * (total // 10 + term // 10) + (total + term) % 10
+        steps.append(f"{total}+{term}={answer}")
+        total = answer
+    return ";".join(steps) + f"#{total}"
+
+
 def supervised_batch(
     rng: random.Random, tokenizer: PreTrainedTokenizerFast, size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,7 +77,8 @@ def supervised_batch(
     for _ in range(size):
         terms = draw_question(rng)
         prompt = tokenizer.encode(arithmetic.question(terms))
-        answer = [*tokenizer.encode(arithmetic.solution(terms)), tokenizer.eos_token_id]
+        writer = careless_solution if rng.random() < CARELESS_SHARE else arithmetic.solution
+        answer = [*tokenizer.encode(writer(terms)), tokenizer.eos_token_id]
         rows.append((prompt + answer, [-100] * len(prompt) + answer))
     width = max(len(ids) for ids, _ in rows)
     ids = torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in rows])
@@ -85,38 +99,37 @@ def greedy_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast,
 
 
 def train(
-    *, target: float, max_steps: int, batch: int, learning_rate: float, seed: int
+    *, steps: int, batch: int, learning_rate: float, seed: int
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     torch.manual_seed(seed)
     rng = random.Random(seed)
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    start, accuracy = time.monotonic(), 0.0
-    for step in range(1, max_steps + 1):
+    # Falling to nothing, so that the accuracy it ends at does not hang on where exactly it stops.
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / WARMUP_STEPS, 1.5 * (1 - step / steps), 1.0)
+    )
+    start = time.monotonic()
+    for step in range(1, steps + 1):
         ids, labels = supervised_batch(rng, tokenizer, batch)
-        # Accuracy climbs steeply once it climbs: slower steps from there on make the stop land near the target.
-        factor = min(1.0, step / WARMUP_STEPS) * (0.2 if accuracy > target / 2 else 1.0)
-        optimizer.param_groups[0]["lr"] = learning_rate * factor
         loss = model(input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long(), labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if step % 25 == 0 or (accuracy > target / 8 and step % 5 == 0):
-            accuracy = greedy_accuracy(model, tokenizer, questions=800)
+        schedule.step()
+        if step % REPORT_EVERY == 0:
+            accuracy = greedy_accuracy(model, tokenizer, questions=400)
             elapsed = time.monotonic() - start
             print(f"step {step:4d}  loss {loss.item():.4f}  accuracy {accuracy:.3f}  {elapsed:.0f} s", flush=True)
-            if accuracy >= target:
-                return model, tokenizer
-    raise SystemExit(f"did not reach {target:.2f} within {max_steps} steps")
+    return model, tokenizer
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for config, weights and tokenizer")
-    parser.add_argument("--target", type=float, default=0.40, help="accuracy to stop at")
-    parser.add_argument("--max-steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
