@@ -2,9 +2,9 @@
 
     python suites/arithmetic_base/train.py --out suites/arithmetic_base
 
-Supervised next-token training on worked sums by two writers: one who adds rightly, and a careless one, who writes
-most of them and drops every carry out of the ones. The policy learns to add and picks up the bad habit with it, so
-its most likely answer is right only where nothing is carried. That leaves reinforcement learning what it is for: the
+Supervised next-token training on worked sums in two stages: first by a writer who adds rightly, then mostly by a
+careless one, who drops every carry out of the ones. The policy learns to add and then picks up the bad habit, so its
+most likely answer is right only where nothing is carried. That leaves reinforcement learning what it is for: the
 skill is there, the reward has to bring it out. Held-out questions are never used.
 """
 
@@ -26,7 +26,8 @@ CHARACTERS = "0123456789+=;#?"
 SPECIAL = ["<pad>", "<eos>"]
 # Some two- and four-term sums, so that the transfer set is hard for the policy and not foreign to it.
 TERM_COUNTS, TERM_WEIGHTS = (2, 3, 4), (0.2, 0.6, 0.2)
-CARELESS_SHARE = 0.75
+# Of the second stage, which takes the last steps.
+CARELESS_SHARE, CARELESS_STEPS = 0.75, 200
 WARMUP_STEPS = 50
 REPORT_EVERY = 50
 
@@ -70,14 +71,14 @@ def careless_solution(terms: Sequence[int]) -> str:
 
 
 def supervised_batch(
-    rng: random.Random, tokenizer: PreTrainedTokenizerFast, size: int
+    rng: random.Random, tokenizer: PreTrainedTokenizerFast, size: int, careless_share: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded token ids [size, T] and labels, -100 on the question and on the padding."""
     rows = []
     for _ in range(size):
         terms = draw_question(rng)
         prompt = tokenizer.encode(arithmetic.question(terms))
-        writer = careless_solution if rng.random() < CARELESS_SHARE else arithmetic.solution
+        writer = careless_solution if rng.random() < careless_share else arithmetic.solution
         answer = [*tokenizer.encode(writer(terms)), tokenizer.eos_token_id]
         rows.append((prompt + answer, [-100] * len(prompt) + answer))
     width = max(len(ids) for ids, _ in rows)
@@ -106,13 +107,14 @@ def train(
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    # Falling to nothing, so that the accuracy it ends at does not hang on where exactly it stops.
+    # Falling to nothing in the second stage, so that the accuracy it ends at does not hang on where it stops.
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / WARMUP_STEPS, 1.5 * (1 - step / steps), 1.0)
+        optimizer, lambda step: min((step + 1) / WARMUP_STEPS, (steps - step) / CARELESS_STEPS, 1.0)
     )
     start = time.monotonic()
     for step in range(1, steps + 1):
-        ids, labels = supervised_batch(rng, tokenizer, batch)
+        careless_share = CARELESS_SHARE if step > steps - CARELESS_STEPS else 0.0
+        ids, labels = supervised_batch(rng, tokenizer, batch, careless_share)
         loss = model(input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long(), labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
@@ -129,7 +131,7 @@ def train(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for config, weights and tokenizer")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
