@@ -25,7 +25,8 @@ from harness.journal import write_json
 from harness.models import locate
 from harness.progress import Display, duration
 from harness.spec import SCHEMA_VERSION, BenchSpec
-from harness.tracking import Status, Tracker, redact
+from harness.tracking import Status, Tracker
+from harness.tracking_store import redact
 from harness.types import InfrastructureError, Task, UserError
 from harness.worker import Job, Registry
 from harness.worker import main as worker_main

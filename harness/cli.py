@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from harness.spec import BenchSpec, load_bench, profiles_of
+from harness.spec import BenchSpec
+from harness.spec_file import load_bench, profiles_of
 from harness.types import UserError
 from harness.worker import Registry
 
@@ -131,7 +132,8 @@ def report(
     suite: Annotated[str | None, typer.Option(help="with latest, from MLflow: of this suite")] = None,
 ) -> None:
     """Build a benchmark's report again, from its folder, or from MLflow alone where the folder is not here."""
-    from harness.tracking import fetch, tracking_uri
+    from harness.tracking_fetch import fetch
+    from harness.tracking_store import tracking_uri
     from reports.build import build
 
     folder = out_folder / bench_id
@@ -195,7 +197,7 @@ def suites() -> None:
 def doctor() -> None:
     """Say what this machine has, and what a benchmark here would use."""
     from harness.environment import describe
-    from harness.tracking import redact, tracking_uri
+    from harness.tracking_store import redact, tracking_uri
 
     found = describe()
     packages = found.pop("packages")

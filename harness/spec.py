@@ -1,21 +1,17 @@
-"""What a benchmark is: pydantic models of `suites/<name>.toml`, and the file's way into them.
+"""What a benchmark is: pydantic models of `suites/<name>.toml`, which `harness.spec_file` reads.
 
-`load_bench` reads a file, lays a profile and `--set` overrides over it and validates; every fault is one line
-that names the file, the key, the value and what is accepted. `BenchSpec.run_spec` resolves one arm: the
-benchmark's tables with the arm's own on top. Defaults stand beside what they configure and are the vetted
-setting.
+`BenchSpec.run_spec` resolves one arm: the benchmark's tables with the arm's own on top. Defaults stand beside
+what they configure and are the vetted setting.
 """
 
 from __future__ import annotations
 
-import reprlib
-import tomllib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from harness.spec_faults import one_line
 from harness.types import UserError
 
 SCHEMA_VERSION = 1
@@ -29,18 +25,6 @@ Whole = Annotated[int, Field(ge=0, le=LARGEST)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Currency = Literal["device_seconds", "generated_tokens", "samples", "steps", "flops"]
 CURRENCIES: tuple[str, ...] = get_args(Currency)
-# pydantic speaks of Python; the file is TOML.
-ACCEPTED = {
-    "model_type": "expected a table",
-    "dict_type": "expected a table",
-    "tuple_type": "expected an array",
-    "too_short": "expected at least one",
-    "string_type": "expected a string",
-    "bool_type": "expected true or false",
-    "int_type": "expected a whole number",
-    "int_from_float": "expected a whole number",
-    "float_type": "expected a number",
-}
 # The tables an arm may have of its own. Model, budget, evaluation and seeds are the benchmark's alone: arms
 # that differ there are not compared on equal terms, whatever the reason.
 ARM_TABLES = ("rollout", "update", "kl", "advantage", "critic")
@@ -245,166 +229,7 @@ class BenchSpec(Table):
         try:
             return RunSpec.model_validate({**shared, "arm": arm, "algorithm": table.algorithm})
         except ValidationError as error:
-            raise UserError(f"[arms.{arm}]: {one_line(error)}") from None
-
-
-def load_bench(
-    path: Path,
-    *,
-    profile: str | None = None,
-    overrides: Sequence[str] = (),
-    arms: Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
-) -> BenchSpec:
-    """Read, overlay and validate a benchmark file.
-
-    overrides: "table.key=value" with a TOML value (a bare word counts as a string), applied last.
-    Raises UserError (one line) for anything wrong with the file, the profile or an override.
-    """
-    raw = read_toml(path)
-    try:
-        raw = chosen(path, raw, profile=profile, overrides=overrides, arms=arms, seeds=seeds)
-        spec = BenchSpec.model_validate(tuples(raw))
-        for arm in spec.arms:
-            spec.run_spec(arm)
-    except ValidationError as error:
-        raise UserError(f"{path}: {one_line(error)}") from None
-    except RecursionError:
-        raise UserError(f"{path}: tables or arrays nested too deep") from None
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    return spec
-
-
-def chosen(
-    path: Path,
-    raw: dict[str, Any],
-    *,
-    profile: str | None,
-    overrides: Sequence[str],
-    arms: Sequence[str] | None,
-    seeds: Sequence[int] | None,
-) -> dict[str, Any]:
-    """The file's tables with what was asked for laid over them."""
-    profiles = profiles_in(raw)
-    raw.pop("profiles", None)
-    if profile is not None:
-        if profile not in profiles:
-            raise UserError(f"no profile {brief(profile)}; this file has: {', '.join(sorted(profiles)) or 'none'}")
-        raw = overlay(raw, profiles[profile])
-    for text in overrides:
-        raw = overlay(raw, parse_override(text))
-    if "profiles" in raw:
-        raise UserError("profiles: only the file itself has profiles, neither a profile nor --set can change them")
-    if arms is not None and isinstance(have := raw.get("arms", {}), dict):
-        if unknown := [arm for arm in arms if arm not in have]:
-            raise UserError(f"no arm {brief(unknown[0])}; this file has: {', '.join(have)}")
-        raw["arms"] = {arm: have[arm] for arm in arms}
-    if seeds is not None:
-        raw["seeds"] = list(seeds)
-    return raw
-
-
-def profiles_of(path: Path) -> list[str]:
-    raw = read_toml(path)
-    try:
-        return sorted(profiles_in(raw))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def profiles_in(raw: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The profiles by name. Raises UserError where one is not a table."""
-    profiles = raw.get("profiles", {})
-    if not isinstance(profiles, dict):
-        raise UserError(f"profiles = {brief(profiles)}: expected tables, as in [profiles.cpu]")
-    for name, profile in profiles.items():
-        if not isinstance(profile, dict):
-            raise UserError(f"profiles.{name} = {brief(profile)}: expected a table, as in [profiles.{name}]")
-    return profiles
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror if isinstance(error, OSError) else error}") from None
-    # A number of thousands of digits is a plain ValueError.
-    except ValueError as error:
-        raise UserError(f"{path}: not TOML: {error}") from None
-    except RecursionError:
-        raise UserError(f"{path}: tables or arrays nested too deep") from None
-
-
-def parse_override(text: str) -> dict[str, Any]:
-    """`update.learning_rate=1e-4` → {"update": {"learning_rate": 1e-4}}."""
-    key, found, value = text.partition("=")
-    parts = [part.strip() for part in key.split(".")]
-    if not found or not all(parts):
-        raise UserError(f"--set {brief(text)}: expected key=value, as in update.learning_rate=1e-5")
-    try:
-        parsed: Any = tomllib.loads(f"value = {value}")["value"]
-    except ValueError:
-        parsed = value.strip()
-    nested: Any = parsed
-    for part in reversed(parts):
-        nested = {part: nested}
-    return nested
-
-
-def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """`top` laid over `base`, table by table. A budget replaces the whole currency: it has exactly one."""
-    below, above = base.get("budget"), top.get("budget")
-    if isinstance(below, Mapping) and isinstance(above, Mapping) and any(name in CURRENCIES for name in above):
-        base = {**base, "budget": {name: amount for name, amount in below.items() if name not in CURRENCIES}}
-    return merged(base, top)
-
-
-def merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    both = dict(base)
-    for key, value in top.items():
-        below = both.get(key)
-        both[key] = merged(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
-    return both
-
-
-def tuples(value: Any) -> Any:
-    """TOML arrays as tuples, so that validation can stay strict."""
-    if isinstance(value, list):
-        return tuple(tuples(item) for item in value)
-    return {key: tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-
-def brief(value: Any) -> str:
-    """A value as a message shows it: on one line, shortened, whatever a file holds."""
-    shortener = reprlib.Repr()
-    shortener.maxstring = shortener.maxother = 80
-    try:
-        return shortener.repr(value)
-    # A whole number may have more digits than Python writes.
-    except (ValueError, RecursionError):
-        return f"a very large {type(value).__name__}"
-
-
-def one_line(error: ValidationError) -> str:
-    """The first fault of a validation: key, value, what is accepted."""
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part)[:80] for part in first["loc"] if part != "[key]")
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        return f"{where}: unknown key; accepted here: {', '.join(accepted_keys(first['loc'][:-1]))}{more}"
-    if first["type"] == "missing":
-        return f"{where}: missing{more}"
-    message = ACCEPTED.get(first["type"], first["msg"].removeprefix("Value error, "))
-    message = message[0].lower() + message[1:]
-    if first["type"] == "value_error":
-        return f"{where + ': ' if where else ''}{message}{more}"
-    return f"{where} = {brief(written(first['input']))}: {message}{more}"
-
-
-def written(value: Any) -> Any:
-    """A value as the file has it: `tuples` undone."""
-    return list(value) if isinstance(value, tuple) else value
+            raise UserError(f"[arms.{arm}]: {one_line(error, accepted_keys)}") from None
 
 
 def accepted_keys(location: Sequence[int | str]) -> list[str]:

@@ -3,58 +3,57 @@
 Every method of `Tracker` puts a piece of work in a queue and returns at once; a thread sends it. A slow or dead
 server therefore costs the training nothing, and nothing here raises into the caller: the first failure is one
 warning line, the work stays queued (within a bound) and is tried again. The local journal is the record that
-counts; MLflow is the copy that machines share, from which `fetch` rebuilds the folder a report is made of.
+counts; MLflow is the copy that machines share, from which `harness.tracking_fetch` rebuilds the folder a report
+is made of.
 
 Departures from MLflow's usual API: no `mlflow.start_run()` and no active run, because they are process-wide
 state and mark a run FINISHED when its process dies of an exception. Statuses are set explicitly. Metric values
 that are not finite are dropped and counted, because MLflow returns inf as 1.8e308. Sending a batch twice is safe:
 the store ignores a metric equal in name, step, time and value.
-
-This is the only file that imports mlflow, and it does so inside functions: the import takes seconds.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import os
-import re
-import shutil
 import sys
-import tempfile
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.types import EvidenceError, InfrastructureError, UserError
+from harness.tracking_store import (
+    benchmark_filter,
+    cause,
+    check_bench_id,
+    children,
+    connect,
+    distinct,
+    ensure_experiment,
+    flatten,
+    folder_name,
+    param_batches,
+    redact,
+    sanitise,
+    search,
+    tracking_uri,
+)
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 MetricRow = tuple[str, float, int, int]  # name, value, time in ms, step
 PARENT = "parent"
 
 # MLflow's own limits.
-METRICS_PER_BATCH, PARAMS_PER_BATCH, PARAM_CHARS, TAG_CHARS, NAME_CHARS = 1000, 100, 6000, 5000, 250
-# A request may have 1 MB, and JSON writes a character with up to six.
-PARAM_BATCH_CHARS = 100_000
+METRICS_PER_BATCH, TAG_CHARS = 1000, 5000
 FLUSH_METRICS, FLUSH_SECONDS = 500, 2.0
 MAX_PENDING = 200_000
 FIRST_PAUSE_S, LONGEST_PAUSE_S, PROBE_AFTER = 1.0, 30.0, 3
-
-RAM_FOLDER = Path("/dev/shm")
-
-# What a download may bring, whatever the server says.
-MAX_FILES, MAX_BYTES, MAX_DEPTH = 20_000, 2 << 30, 8
-BENCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-FILE_NAME = re.compile(r"(?!\.{1,2}$)[^\x00-\x1f\x7f/\\:]{1,200}")
 
 # The server understood these requests and will never accept them: trying again is pointless.
 REJECTIONS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
@@ -97,8 +96,7 @@ class Tracker:
         fallback: Path,
         warn: Callable[[str], None] | None = None,
     ) -> None:
-        if not BENCH_ID.fullmatch(bench_id):
-            raise UserError(f"benchmark id {bench_id!r}: letters, digits, '.', '_' and '-' only")
+        check_bench_id(bench_id)
         self.uri = tracking_uri(uri, fallback)
         self.suite, self.bench_id = suite, bench_id
         self._warn = warn or (lambda line: print(line, file=sys.stderr))
@@ -166,7 +164,7 @@ class Tracker:
                 elif self._pending >= MAX_PENDING:
                     self._lost += 1
                 else:
-                    rows.append((_distinct(sanitise(name), seen), number, now, int(step)))
+                    rows.append((distinct(sanitise(name), seen), number, now, int(step)))
                     self._pending += 1
             if len(rows) >= FLUSH_METRICS:
                 self._flush(key)
@@ -231,7 +229,7 @@ class Tracker:
             self._wake.notify()
 
     def _add_params(self, key: str, params: Mapping[str, Any]) -> None:
-        for batch in _param_batches(flatten(params)):
+        for batch in param_batches(flatten(params)):
             self._add(_Work(partial(self._send_params, key, batch)))
 
     def _flush(self, key: str) -> None:
@@ -315,7 +313,7 @@ class Tracker:
         if not self._warned:
             self._warned = True
             line = (
-                f"MLflow at {redact(self.uri)}: {_cause(error)}; training goes on, the local journal keeps every record"
+                f"MLflow at {redact(self.uri)}: {cause(error)}; training goes on, the local journal keeps every record"
             )
             # A display that fails must not end the thread.
             with suppress(Exception):
@@ -329,14 +327,14 @@ class Tracker:
         return self._ids[key]
 
     def _send_benchmark(self, tags: Mapping[str, str], started: int) -> None:
-        self._client = client = _connect(self.uri)
-        self._experiment = _ensure_experiment(client, self.suite, self.uri)
-        found = _search(client, [self._experiment], _benchmark_filter(self.bench_id), limit=1)
+        self._client = client = connect(self.uri)
+        self._experiment = ensure_experiment(client, self.suite, self.uri)
+        found = search(client, [self._experiment], benchmark_filter(self.bench_id), limit=1)
         if found:
             parent = found[0].info.run_id
             self._resumed = found[0].data.tags.get("paribus.attempt") != self._attempt
-            for child in _children(client, self._experiment, parent):
-                self._ids.setdefault(_folder_name(child), child.info.run_id)
+            for child in children(client, self._experiment, parent):
+                self._ids.setdefault(folder_name(child), child.info.run_id)
                 # Nothing of a process that was killed is running any more.
                 if child.info.status == "RUNNING":
                     client.set_terminated(child.info.run_id, status="KILLED")
@@ -349,7 +347,7 @@ class Tracker:
         self._settled.set()
 
     def _send_run(self, key: str, run: str, tags: Mapping[str, str], started: int) -> None:
-        found = _search(self._client, [self._experiment], f"tags.`paribus.attempt` = '{key}'", limit=1)
+        found = search(self._client, [self._experiment], f"tags.`paribus.attempt` = '{key}'", limit=1)
         if found:
             self._ids[key] = found[0].info.run_id
         else:
@@ -384,112 +382,6 @@ class Tracker:
         self._client.set_terminated(run_id, status=status, end_time=ended)
 
 
-def find_benchmark(uri: str, wanted: str, suite: str | None = None) -> tuple[str, str]:
-    """(benchmark id, id of its parent run), for an id or "latest".
-
-    Raises:
-        UserError: there is no such benchmark. InfrastructureError: the server does not answer.
-    """
-    with _reported(uri):
-        _, run = _find(uri, wanted, suite)
-        return run.data.tags["paribus.bench_id"], run.info.run_id
-
-
-def fetch(uri: str, wanted: str, dest: Path, suite: str | None = None) -> Path:
-    """Rebuild a benchmark's folder in `dest` from MLflow alone; returns `dest/<bench_id>`.
-
-    The parent's files lie at the top, each child's in `<arm>-seed<k>/`; of a repeated run, the newest. Files there
-    already are replaced one by one, others stay. What a server says is not trusted: a name that would leave the
-    folder is refused, as is more than MAX_FILES files or MAX_BYTES bytes.
-
-    Raises:
-        UserError, InfrastructureError: as `find_benchmark`. EvidenceError: a refused name or size.
-    """
-    with _reported(uri):
-        client, parent = _find(uri, wanted, suite)
-        root = _inside(dest, parent.data.tags["paribus.bench_id"])
-        runs: dict[tuple[str, ...], str] = {(): parent.info.run_id}
-        for child in reversed(_children(client, parent.info.experiment_id, parent.info.run_id)):
-            runs[(_inside(root, _folder_name(child)).name,)] = child.info.run_id
-        root.mkdir(parents=True, exist_ok=True)
-        files = bytes_ = 0
-        with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as scratch:
-            for folder, run_id in runs.items():
-                for path, claimed in _artifacts(client, run_id):
-                    target = _inside(root, *folder, *path.split("/"))
-                    files += 1
-                    if files > MAX_FILES or bytes_ + claimed > MAX_BYTES:
-                        raise EvidenceError(f"{redact(uri)}: more than {MAX_FILES} files or {MAX_BYTES} bytes")
-                    got = Path(client.download_artifacts(run_id, path, scratch))
-                    bytes_ += got.stat().st_size
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    os.replace(got, target)
-        return root
-
-
-def tracking_uri(uri: str | None, fallback: Path) -> str:
-    """The given URI, else $MLFLOW_TRACKING_URI, else a SQLite file in `fallback`."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{fallback.resolve() / 'mlflow.db'}"
-
-
-def redact(text: str) -> str:
-    """`text` without the credentials that URIs in it may carry."""
-    text = re.sub(r"://[^\s'\"]*@", "://***@", text)
-    return re.sub(r"(?i)\b(password|passwd|pwd|token|secret|api_?key)=[^&\s'\"]+", r"\1=***", text)
-
-
-@lru_cache(4096)
-def sanitise(name: str) -> str:
-    """The name MLflow accepts for a metric, param or tag that is closest to `name`."""
-    name = re.sub(r"[^A-Za-z0-9_\-. :/]", "_", name)
-    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-    return "/".join(parts)[:NAME_CHARS].rstrip("/") or "_"
-
-
-def flatten(params: Mapping[str, Any]) -> dict[str, str]:
-    """Nested params as one level of dotted names and strings; lists as JSON; too long values end in a marker."""
-    flat: dict[str, str] = {}
-    seen: set[str] = set()
-    for key, value in _leaves(params, ""):
-        text = redact(value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))
-        if len(text) > PARAM_CHARS:
-            marker = f" … [truncated, {len(text)} characters]"
-            text = text[: PARAM_CHARS - len(marker)] + marker
-        flat[_distinct(sanitise(key), seen)] = text
-    return flat
-
-
-def _leaves(params: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in params.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _param_batches(flat: Mapping[str, str]) -> Iterator[list[tuple[str, str]]]:
-    batch: list[tuple[str, str]] = []
-    size = 0
-    for key, value in flat.items():
-        if batch and (len(batch) == PARAMS_PER_BATCH or size + len(value) > PARAM_BATCH_CHARS):
-            yield batch
-            batch, size = [], 0
-        batch.append((key, value))
-        size += len(value) + len(key)
-    if batch:
-        yield batch
-
-
-def _distinct(name: str, seen: set[str]) -> str:
-    """`name`, numbered where another name has been sanitised to the same; nothing is overwritten silently."""
-    number, candidate = 1, name
-    while candidate in seen:
-        number += 1
-        candidate = f"{name[: NAME_CHARS - 8]}_{number}"
-    seen.add(candidate)
-    return candidate
-
-
 def _number(value: Any) -> float | None:
     try:
         number = float(value)
@@ -502,156 +394,5 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _connect(uri: str) -> Any:
-    """A client that is quiet, sends no telemetry and gives up on a dead server within seconds."""
-    for name, value in {
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-        "MLFLOW_LOGGING_LEVEL": "ERROR",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-    }.items():
-        os.environ.setdefault(name, value)
-    # Not a default: the address MLflow would print may carry a password.
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    import mlflow
-
-    # Migrations announce themselves, and urllib3 reports each retry; both would tear up the progress display.
-    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    if file := _sqlite_file(uri):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if not file.exists() and RAM_FOLDER.is_dir():
-            with suppress(OSError):
-                _create_store(file, mlflow.MlflowClient)
-    return mlflow.MlflowClient(tracking_uri=uri)
-
-
-def _create_store(file: Path, client: Callable[..., Any]) -> None:
-    """Create a SQLite store in memory and put it in place whole.
-
-    MLflow's migrations wait for the disk at every step (8.7 s on one machine, 2.2 s in memory). Where this fails,
-    MLflow creates the file itself, slowly.
-    """
-    with tempfile.TemporaryDirectory(dir=RAM_FOLDER) as memory, tempfile.TemporaryDirectory(dir=file.parent) as beside:
-        client(tracking_uri=f"sqlite:///{memory}/mlflow.db").search_experiments()
-        # A link fails where another process has put its store in place meanwhile: theirs is kept.
-        os.link(shutil.copyfile(f"{memory}/mlflow.db", f"{beside}/mlflow.db"), file)
-
-
-def _sqlite_file(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
-
-
-def _ensure_experiment(client: Any, name: str, uri: str) -> str:
-    """The id of the experiment `name`: created where missing, restored where deleted."""
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        # MLflow's own default is a folder in whatever directory the process happens to be in.
-        file = _sqlite_file(uri)
-        location = (file.resolve().parent / "mlartifacts").as_uri() if file else None
-        try:
-            return client.create_experiment(name, artifact_location=location)
-        except Exception:
-            # Another machine may have been faster.
-            experiment = client.get_experiment_by_name(name)
-            if experiment is None:
-                raise
-    if experiment.lifecycle_stage == "deleted":
-        client.restore_experiment(experiment.experiment_id)
-    return experiment.experiment_id
-
-
-def _benchmark_filter(bench_id: str | None) -> str:
-    only = f" and tags.`paribus.bench_id` = '{bench_id}'" if bench_id else ""
-    return f"tags.`paribus.kind` = 'benchmark'{only}"
-
-
-def _search(client: Any, experiments: list[str], condition: str, limit: int | None = None) -> list[Any]:
-    """Runs, newest first."""
-    runs: list[Any] = []
-    token = None
-    while True:
-        page = client.search_runs(
-            experiments, condition, max_results=limit or 1000, order_by=["attributes.start_time DESC"], page_token=token
-        )
-        runs += page
-        token = page.token
-        if not token or limit or len(runs) > MAX_FILES:
-            return runs
-
-
-def _children(client: Any, experiment: str, parent: str) -> list[Any]:
-    return _search(client, [experiment], f"tags.`mlflow.parentRunId` = '{parent}' and tags.`paribus.kind` = 'run'")
-
-
-def _folder_name(child: Any) -> str:
-    return f"{child.data.tags.get('paribus.arm')}-seed{child.data.tags.get('paribus.seed')}"
-
-
-def _find(uri: str, wanted: str, suite: str | None) -> tuple[Any, Any]:
-    """(client, parent run): the newest that fits."""
-    bench_id = None if wanted == "latest" else wanted
-    if bench_id is not None and not BENCH_ID.fullmatch(bench_id):
-        raise UserError(f"benchmark id {wanted!r}: letters, digits, '.', '_' and '-' only")
-    file = _sqlite_file(uri)
-    # Connecting would create the file.
-    if file is None or file.exists():
-        client = _connect(uri)
-        experiments = [e.experiment_id for e in client.search_experiments() if suite in (None, e.name)]
-        for run in experiments and _search(client, experiments, _benchmark_filter(bench_id), limit=1):
-            if not BENCH_ID.fullmatch(run.data.tags.get("paribus.bench_id", "")):
-                raise EvidenceError(f"MLflow at {redact(uri)}: run {run.info.run_id} has no valid benchmark id")
-            return client, run
-    which = (f" {bench_id!r}" if bench_id else "") + (f" of suite {suite!r}" if suite else "")
-    raise UserError(f"MLflow at {redact(uri)}: no benchmark{which}")
-
-
-def _artifacts(client: Any, run_id: str) -> Iterator[tuple[str, int]]:
-    """(path, size the server claims) of every file of a run; names are checked by whoever writes them."""
-    folders, listed = [""], 0
-    while folders:
-        folder = folders.pop()
-        for entry in client.list_artifacts(run_id, folder or None):
-            listed += 1
-            if listed > MAX_FILES or entry.path.count("/") > MAX_DEPTH:
-                raise EvidenceError(f"run {run_id}: too many artifacts, or nested too deep")
-            if entry.is_dir:
-                folders.append(entry.path)
-            else:
-                yield entry.path, entry.file_size or 0
-
-
-def _inside(root: Path, *parts: str) -> Path:
-    """`root` joined with names from a server, if that stays below `root`, also through symbolic links."""
-    target = root.joinpath(*parts)
-    if not all(FILE_NAME.fullmatch(part) for part in parts) or not target.resolve().is_relative_to(root.resolve()):
-        raise EvidenceError(f"refused to write {'/'.join(parts)!r}: the name leaves the folder")
-    return target
-
-
-@contextmanager
-def _reported(uri: str) -> Iterator[None]:
-    """Turn whatever MLflow raises into one line without credentials."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise InfrastructureError(f"MLflow at {redact(uri)}: {_cause(error)}") from None
-
-
 def _is_final(error: Exception) -> bool:
     return isinstance(error, (_Rejected, FileNotFoundError)) or getattr(error, "error_code", None) in REJECTIONS
-
-
-def _cause(error: Exception) -> str:
-    """What went wrong, in one line: MLflow wraps "connection refused" in four layers of class names."""
-    text = redact(str(error)) or type(error).__name__
-    if system := re.search(r"\[Errno -?\d+\] ([\w ,]+)", text):
-        return system.group(1) + (f" ({error.filename})" if isinstance(error, OSError) and error.filename else "")
-    if "timeout" in text.lower():
-        return "no answer in time"
-    return text.splitlines()[0][:240]

@@ -1,9 +1,11 @@
-"""Multi-term sums with a written-out scratchpad: the embedded suite, small enough to learn on a CPU.
+"""Sums with a written-out scratchpad: the embedded suite, small enough to learn on a CPU.
 
-    12+70+35?  →  12+70=82;82+35=117#117
+    12+75+19?  →  12+75=87;87+19=106#106
 
-The reward is 1 for the right total after the last `#`, else 0; the scratchpad itself is not graded. Questions
-are split by a hash of their text, so no held-out question can be trained on, whoever generates them. The
+The reward is 1 for the right total after the last `#`, else 0; the scratchpad itself is not graded. Most questions
+are within the base policy's reach; a quarter has numbers longer than any it was taught with, for as in any real data
+some prompts stay out of reach of the budget, and what a baseline makes of those is part of what is compared.
+Questions are split by a hash of their text, so no held-out question can be trained on, whoever generates them. The
 transfer set has one term more than anything the reinforcement learning sees.
 """
 
@@ -11,12 +13,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from harness.types import Prompt, Reward, Task, stable_hash
 from suites.grading import extract_after, gold
 
-TRAIN_TERMS = 3
-TRANSFER_TERMS = 4
+
+class Kind(NamedTuple):
+    """How many terms a question has, how large they are, and its share among the questions."""
+
+    terms: int
+    smallest: int
+    largest: int
+    share: float
+
+
+TRAIN_KINDS = (Kind(2, 10, 99, 0.5), Kind(3, 10, 99, 0.25), Kind(2, 100, 999, 0.25))
+TRANSFER_KINDS = (Kind(4, 10, 99, 1.0),)
 TRAIN_PROMPTS = 20_000
 HELDOUT_PROMPTS = 400
 
@@ -39,15 +52,16 @@ def is_heldout(text: str) -> bool:
     return stable_hash("arithmetic-split", text) % 10 == 0
 
 
-def draw_terms(rng: random.Random, count: int) -> list[int]:
-    return [rng.randint(10, 99) for _ in range(count)]
+def draw_terms(rng: random.Random, kinds: Sequence[Kind]) -> list[int]:
+    kind = rng.choices(kinds, [each.share for each in kinds])[0]
+    return [rng.randint(kind.smallest, kind.largest) for _ in range(kind.terms)]
 
 
-def _prompts(count: int, *, terms: int, heldout: bool, key: str) -> list[Prompt]:
+def _prompts(count: int, *, kinds: Sequence[Kind], heldout: bool, key: str) -> list[Prompt]:
     rng = random.Random(stable_hash("arithmetic", key))
     seen: dict[str, Prompt] = {}
     while len(seen) < count:
-        drawn = draw_terms(rng, terms)
+        drawn = draw_terms(rng, kinds)
         text = question(drawn)
         if is_heldout(text) == heldout and text not in seen:
             seen[text] = Prompt(id=text, text=text, answer=str(sum(drawn)))
@@ -55,13 +69,13 @@ def _prompts(count: int, *, terms: int, heldout: bool, key: str) -> list[Prompt]
 
 
 def train() -> Sequence[Prompt]:
-    return _prompts(TRAIN_PROMPTS, terms=TRAIN_TERMS, heldout=False, key="train")
+    return _prompts(TRAIN_PROMPTS, kinds=TRAIN_KINDS, heldout=False, key="train")
 
 
 def heldout() -> Mapping[str, Sequence[Prompt]]:
     return {
-        "arithmetic_heldout": _prompts(HELDOUT_PROMPTS, terms=TRAIN_TERMS, heldout=True, key="heldout"),
-        "arithmetic_transfer": _prompts(HELDOUT_PROMPTS, terms=TRANSFER_TERMS, heldout=True, key="transfer"),
+        "arithmetic_heldout": _prompts(HELDOUT_PROMPTS, kinds=TRAIN_KINDS, heldout=True, key="heldout"),
+        "arithmetic_transfer": _prompts(HELDOUT_PROMPTS, kinds=TRANSFER_KINDS, heldout=True, key="transfer"),
     }
 
 

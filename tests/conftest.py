@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from mlflow_server import Server
 
-from harness import tracking
+from harness.tracking_store import connect
 
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated SQLite file. Creating one takes seconds, so the tests copy it."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    tracking._connect(f"sqlite:///{path}").search_experiments()
+    connect(f"sqlite:///{path}").search_experiments()
     return path
 
 

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from mlflow_server import Server, wait_for
 
-from harness import tracking
 from harness.bench import run_order
 from harness.cli import suite_file
 from harness.journal import read_json, read_lines
-from harness.spec import load_bench
+from harness.spec_file import load_bench
+from harness.tracking_fetch import find_benchmark
+from harness.tracking_store import children, connect
 
 TINY = ["budget.samples=64", "rollout.prompts_per_step=4", "eval.questions=12", "eval.every=0.5"]
 MEASURED = ("time/", "throughput/", "memory/", "budget/device_seconds")
@@ -110,14 +111,14 @@ def test_micro_batch_size_changes_results_by_rounding_only(finished: Path, tmp_p
 
 
 def test_mlflow_server_holds_parent_and_children_with_metrics_and_artifacts(finished: Path, server: Server) -> None:
-    client = tracking._connect(server.uri)
-    _, parent = tracking.find_benchmark(server.uri, finished.name)
+    client = connect(server.uri)
+    _, parent = find_benchmark(server.uri, finished.name)
     assert client.get_run(parent).info.status == "FINISHED"
     experiment = client.get_experiment_by_name("arithmetic")
-    children = tracking._children(client, experiment.experiment_id, parent)
-    assert sorted(child.info.run_name for child in children) == ["grpo-seed0", "grpo-seed1", "ppo-seed0", "ppo-seed1"]
+    runs = children(client, experiment.experiment_id, parent)
+    assert sorted(child.info.run_name for child in runs) == ["grpo-seed0", "grpo-seed1", "ppo-seed0", "ppo-seed1"]
     ids = {run["mlflow_run_id"] for run in read_json(finished / "bench.json")["runs"]}
-    for child in children:
+    for child in runs:
         assert child.info.status == "FINISHED"
         assert child.info.run_id in ids
         assert "steps.jsonl" in {item.path for item in client.list_artifacts(child.info.run_id)}
@@ -160,11 +161,11 @@ def test_terminated_benchmark_is_marked_interrupted_and_keeps_its_journal(tmp_pa
     assert {run["status"] for run in record["runs"]} == {"interrupted"}
     assert (folder / "report.html").is_file()
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    client = tracking._connect(uri)
-    parent = client.get_run(tracking.find_benchmark(uri, folder.name)[1])
+    client = connect(uri)
+    parent = client.get_run(find_benchmark(uri, folder.name)[1])
     assert parent.info.status == "KILLED"
-    children = tracking._children(client, parent.info.experiment_id, parent.info.run_id)
-    assert {child.info.status for child in children} == {"KILLED"}
+    runs = children(client, parent.info.experiment_id, parent.info.run_id)
+    assert {child.info.status for child in runs} == {"KILLED"}
 
 
 def test_run_whose_process_is_killed_fails_alone(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from harness import cli
 from harness.cli import REGISTRY, SUITES, main, suite_names
-from harness.spec import load_bench, profiles_of
+from harness.spec_file import load_bench, profiles_of
 from harness.types import UserError
 from suites import gsm8k
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.matching import EVIDENCE, Audit, Difference, audit, evidence_rows, flatten, require_matched
-from harness.spec import BenchSpec, load_bench, profiles_of
+from harness.spec import BenchSpec
+from harness.spec_file import load_bench, profiles_of
 from harness.types import UserError
 
 SUITES = Path(__file__).parent.parent / "suites"

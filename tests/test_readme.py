@@ -12,7 +12,7 @@ import torch
 
 from harness.batch import RolloutBatch
 from harness.cli import REGISTRY, app
-from harness.spec import load_bench
+from harness.spec_file import load_bench
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS: dict[str, str] = dict(re.findall(r"```(?:python|toml)\n# (\S+)\n(.*?)```", README, re.DOTALL))

@@ -17,12 +17,9 @@ from harness.spec import (
     CURRENCIES,
     BenchSpec,
     Table,
-    brief,
-    load_bench,
-    overlay,
-    parse_override,
-    profiles_of,
 )
+from harness.spec_faults import brief
+from harness.spec_file import load_bench, overlay, parse_override, profiles_of
 from harness.types import UserError
 
 SUITES = Path(__file__).parent.parent / "suites"
@@ -391,7 +388,7 @@ KEYS = [
 
 @given(st.sampled_from(KEYS), ANYTHING)
 def test_whatever_stands_at_a_key_loading_ends_in_a_benchmark_or_a_user_error(key: str, value: Any) -> None:
-    from harness import spec as module
+    from harness import spec_file as module
 
     nested: Any = value
     for part in reversed(key.split(".")):

@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 from mlflow_server import Server, wait_for
 
-from harness import tracking
-from harness.tracking import Tracker, fetch, find_benchmark, flatten, redact, sanitise
+from harness import tracking, tracking_fetch
+from harness.tracking import Tracker
+from harness.tracking_fetch import fetch, find_benchmark
+from harness.tracking_store import children, connect, flatten, redact, sanitise, search
 from harness.types import EvidenceError, InfrastructureError, UserError
 
 
@@ -42,7 +44,7 @@ def open_tracker(uri: str | None, bench_id: str, folder: Path, **params: Any) ->
 
 
 def history(uri: str, run_id: str | None, name: str) -> list[tuple[int, float]]:
-    return sorted((m.step, m.value) for m in tracking._connect(uri).get_metric_history(run_id, name))
+    return sorted((m.step, m.value) for m in connect(uri).get_metric_history(run_id, name))
 
 
 def write_run_folder(root: Path) -> Path:
@@ -81,7 +83,7 @@ def log_whole_benchmark(uri: str | None, bench_id: str, folder: Path) -> tuple[T
 
 
 def assert_whole_benchmark(uri: str, tracker: Tracker) -> None:
-    client = tracking._connect(uri)
+    client = connect(uri)
     parent = client.get_run(tracker.run_id(None))
     assert parent.info.run_name == tracker.bench_id
     assert parent.info.status == "FINISHED"
@@ -91,9 +93,9 @@ def assert_whole_benchmark(uri: str, tracker: Tracker) -> None:
     assert parent.data.params["nested.seeds"] == "[0, 1]"
     assert len(parent.data.params["prompt"]) == 6000
     assert parent.data.params["prompt"].endswith("[truncated, 9000 characters]")
-    children = tracking._children(client, parent.info.experiment_id, parent.info.run_id)
-    assert sorted(child.info.run_name for child in children) == ["grpo-seed0", "ppo-seed0"]
-    for child in children:
+    runs = children(client, parent.info.experiment_id, parent.info.run_id)
+    assert sorted(child.info.run_name for child in runs) == ["grpo-seed0", "ppo-seed0"]
+    for child in runs:
         assert child.info.status == "FINISHED"
         assert child.data.tags["paribus.seed"] == "0"
         assert child.data.tags["paribus.arm"] == child.data.params["arm"]
@@ -150,7 +152,7 @@ def test_server_that_dies_is_reported_once_and_gets_everything_when_it_is_back(s
     assert "Connection refused" in lines[0]
     assert history(server.uri, tracker.run_id(run), "reward/mean") == [(step, step / 2) for step in range(1500)]
     assert history(server.uri, tracker.run_id(other), "reward/mean") == [(0, 7.0)]
-    client = tracking._connect(server.uri)
+    client = connect(server.uri)
     assert [client.get_run(tracker.run_id(name)).info.status for name in (run, other, None)] == [
         "FINISHED", "KILLED", "FAILED",
     ]  # fmt: skip
@@ -196,7 +198,7 @@ def test_nonfinite_values_are_dropped_and_counted(folder: Path) -> None:
     tracker.log_step(run, 1, {"a": 2.0})
     tracker.end_run(run, "FINISHED")
     assert tracker.close() == 0
-    data = tracking._connect(tracker.uri).get_run(tracker.run_id(run)).data
+    data = connect(tracker.uri).get_run(tracker.run_id(run)).data
     assert data.metrics == {"a": 2.0, "d": 1.5}
     assert data.tags["paribus.nonfinite_dropped"] == "4"
     assert lines == []
@@ -207,7 +209,7 @@ def test_names_that_become_equal_do_not_overwrite_each_other(folder: Path) -> No
     run = tracker.start_run("ppo", 0, {"a,b": 1, "a@b": 2, "x": {"y": 1}, "x.y": 2})
     tracker.log_step(run, 0, {"acc,none": 1.0, "acc@none": 2.0})
     tracker.close()
-    data = tracking._connect(tracker.uri).get_run(tracker.run_id(run)).data
+    data = connect(tracker.uri).get_run(tracker.run_id(run)).data
     assert data.metrics == {"acc_none": 1.0, "acc_none_2": 2.0}
     assert data.params == {"a_b": "1", "a_b_2": "2", "x.y": "1", "x.y_2": "2"}
 
@@ -219,7 +221,7 @@ def test_children_nobody_ended_are_never_left_running(folder: Path, status: Any)
     tracker.end_benchmark(status)
     tracker.end_run(run, "FINISHED")
     tracker.close()
-    client = tracking._connect(tracker.uri)
+    client = connect(tracker.uri)
     assert client.get_run(tracker.run_id(None)).info.status == status
     assert client.get_run(tracker.run_id(run)).info.status == ("KILLED" if status == "KILLED" else "FAILED")
 
@@ -227,7 +229,7 @@ def test_children_nobody_ended_are_never_left_running(folder: Path, status: Any)
 def test_benchmark_nobody_ended_has_failed(folder: Path) -> None:
     tracker, _ = open_tracker(None, "b-open", folder)
     tracker.close()
-    assert tracking._connect(tracker.uri).get_run(tracker.run_id(None)).info.status == "FAILED"
+    assert connect(tracker.uri).get_run(tracker.run_id(None)).info.status == "FAILED"
 
 
 def test_resumed_benchmark_keeps_its_parent_and_the_newest_attempt_of_a_run_wins(folder: Path) -> None:
@@ -247,7 +249,7 @@ def test_resumed_benchmark_keeps_its_parent_and_the_newest_attempt_of_a_run_wins
     second.end_benchmark("FINISHED")
     assert second.close() == 0
     assert lines == []
-    client = tracking._connect(second.uri)
+    client = connect(second.uri)
     assert client.get_run(second.run_id(None)).data.params["lr"] == "1"
     assert client.get_run(first.run_id("ppo-seed0")).info.status == "KILLED"
     assert second.run_id("ppo-seed0") != first.run_id("ppo-seed0")
@@ -272,7 +274,7 @@ def test_what_can_never_be_sent_is_counted_and_does_not_hold_up_the_rest(folder:
     tracker.end_run(run, "FINISHED")
     assert tracker.close() == 4
     assert len(lines) == 1
-    client = tracking._connect(tracker.uri)
+    client = connect(tracker.uri)
     assert client.get_run(tracker.run_id(run)).info.status == "FINISHED"
     assert client.get_run(tracker.run_id(None)).data.metrics == {"base": 1.0}
 
@@ -296,9 +298,9 @@ class Lossy:
 
 
 def test_answer_lost_on_the_way_back_makes_no_twins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = tracking._connect(f"sqlite:///{folder}/mlflow.db")
+    client = connect(f"sqlite:///{folder}/mlflow.db")
     lossy = Lossy(client)
-    monkeypatch.setattr(tracking, "_connect", lambda uri: lossy)
+    monkeypatch.setattr(tracking, "connect", lambda uri: lossy)
     monkeypatch.setattr(tracking, "FIRST_PAUSE_S", 0.01)
     tracker, lines = open_tracker(None, "b-lossy", folder)
     run = tracker.start_run("ppo", 0, {"lr": 1})
@@ -314,9 +316,9 @@ def test_answer_lost_on_the_way_back_makes_no_twins(folder: Path, monkeypatch: p
     assert lines == [
         f"MLflow at {tracker.uri}: Connection reset by peer; training goes on, the local journal keeps every record"
     ]
-    (parent,) = tracking._search(client, [tracker._experiment], "tags.`paribus.kind` = 'benchmark'")
+    (parent,) = search(client, [tracker._experiment], "tags.`paribus.kind` = 'benchmark'")
     assert parent.data.params == {"regime": "same_batch"}
-    (child,) = tracking._children(client, tracker._experiment, parent.info.run_id)
+    (child,) = children(client, tracker._experiment, parent.info.run_id)
     assert child.data.params == {"lr": "1"}
     assert history(tracker.uri, child.info.run_id, "a") == [(0, 0.0), (1, 1.0), (2, 2.0)]
 
@@ -333,7 +335,7 @@ def test_memory_is_bounded_while_nothing_can_be_sent(tmp_path: Path, monkeypatch
 def test_deleted_experiment_is_restored(folder: Path) -> None:
     tracker, _ = open_tracker(None, "b-del", folder)
     tracker.close()
-    client = tracking._connect(tracker.uri)
+    client = connect(tracker.uri)
     client.delete_experiment(client.get_experiment_by_name("arithmetic").experiment_id)
     again, lines = open_tracker(None, "b-del2", folder)
     assert again.ready(20)
@@ -413,7 +415,7 @@ class HostileClient:
 def test_name_from_a_server_never_leaves_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hostile: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(tracking, "_connect", lambda uri: HostileClient(**hostile))
+    monkeypatch.setattr(tracking_fetch, "connect", lambda uri: HostileClient(**hostile))
     dest = tmp_path / "in"
     (dest / "b").mkdir(parents=True)
     (dest / "b" / "link").symlink_to(tmp_path, target_is_directory=True)
@@ -460,6 +462,6 @@ def test_credentials_are_redacted_and_the_host_is_not(text: str) -> None:
     assert "host" in redact(text) or "db" in redact(text)
 
 
-def test_importing_the_module_does_not_import_mlflow() -> None:
-    code = "import sys, harness.tracking; sys.exit('mlflow' in sys.modules)"
+def test_importing_the_modules_does_not_import_mlflow() -> None:
+    code = "import sys, harness.tracking, harness.tracking_fetch; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

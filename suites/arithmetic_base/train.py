@@ -21,11 +21,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from suites import arithmetic
+from suites.arithmetic import Kind
 
 CHARACTERS = "0123456789+=;#?"
 SPECIAL = ["<pad>", "<eos>"]
-# Some two- and four-term sums, so that the transfer set is hard for the policy and not foreign to it.
-TERM_COUNTS, TERM_WEIGHTS = (2, 3, 4), (0.2, 0.6, 0.2)
+# Some four-term sums, so that the transfer set is hard for the policy and not foreign to it.
+TAUGHT = (Kind(2, 10, 99, 0.2), Kind(3, 10, 99, 0.6), Kind(4, 10, 99, 0.2))
 # Of the second stage, which takes the last steps.
 CARELESS_SHARE, CARELESS_STEPS = 0.75, 200
 WARMUP_STEPS = 50
@@ -55,7 +56,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 def draw_question(rng: random.Random) -> list[int]:
     while True:
-        terms = arithmetic.draw_terms(rng, rng.choices(TERM_COUNTS, TERM_WEIGHTS)[0])
+        terms = arithmetic.draw_terms(rng, TAUGHT)
         if not arithmetic.is_heldout(arithmetic.question(terms)):
             return terms
 

@@ -1,0 +1,127 @@
+"""Finding benchmarks in MLflow and fetching them: a folder as a report needs it, rebuilt on any machine.
+
+What a server says is not trusted: names and sizes are checked before anything is written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.tracking_store import (
+    BENCH_ID,
+    benchmark_filter,
+    cause,
+    check_bench_id,
+    children,
+    connect,
+    folder_name,
+    redact,
+    search,
+    sqlite_file,
+)
+from harness.types import EvidenceError, InfrastructureError, UserError
+
+# What a download may bring, whatever the server says.
+MAX_FILES, MAX_BYTES, MAX_DEPTH = 20_000, 2 << 30, 8
+FILE_NAME = re.compile(r"(?!\.{1,2}$)[^\x00-\x1f\x7f/\\:]{1,200}")
+
+
+def find_benchmark(uri: str, wanted: str, suite: str | None = None) -> tuple[str, str]:
+    """(benchmark id, id of its parent run), for an id or "latest".
+
+    Raises:
+        UserError: there is no such benchmark. InfrastructureError: the server does not answer.
+    """
+    with _reported(uri):
+        _, run = _find(uri, wanted, suite)
+        return run.data.tags["paribus.bench_id"], run.info.run_id
+
+
+def fetch(uri: str, wanted: str, dest: Path, suite: str | None = None) -> Path:
+    """Rebuild a benchmark's folder in `dest` from MLflow alone; returns `dest/<bench_id>`.
+
+    The parent's files lie at the top, each child's in `<arm>-seed<k>/`; of a repeated run, the newest. Files there
+    already are replaced one by one, others stay. What a server says is not trusted: a name that would leave the
+    folder is refused, as is more than MAX_FILES files or MAX_BYTES bytes.
+
+    Raises:
+        UserError, InfrastructureError: as `find_benchmark`. EvidenceError: a refused name or size.
+    """
+    with _reported(uri):
+        client, parent = _find(uri, wanted, suite)
+        root = _inside(dest, parent.data.tags["paribus.bench_id"])
+        runs: dict[tuple[str, ...], str] = {(): parent.info.run_id}
+        for child in reversed(children(client, parent.info.experiment_id, parent.info.run_id)):
+            runs[(_inside(root, folder_name(child)).name,)] = child.info.run_id
+        root.mkdir(parents=True, exist_ok=True)
+        files = bytes_ = 0
+        with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as scratch:
+            for folder, run_id in runs.items():
+                for path, claimed in _artifacts(client, run_id):
+                    target = _inside(root, *folder, *path.split("/"))
+                    files += 1
+                    if files > MAX_FILES or bytes_ + claimed > MAX_BYTES:
+                        raise EvidenceError(f"{redact(uri)}: more than {MAX_FILES} files or {MAX_BYTES} bytes")
+                    got = Path(client.download_artifacts(run_id, path, scratch))
+                    bytes_ += got.stat().st_size
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(got, target)
+        return root
+
+
+def _find(uri: str, wanted: str, suite: str | None) -> tuple[Any, Any]:
+    """(client, parent run): the newest that fits."""
+    bench_id = None if wanted == "latest" else wanted
+    if bench_id is not None:
+        check_bench_id(bench_id)
+    file = sqlite_file(uri)
+    # Connecting would create the file.
+    if file is None or file.exists():
+        client = connect(uri)
+        experiments = [e.experiment_id for e in client.search_experiments() if suite in (None, e.name)]
+        for run in experiments and search(client, experiments, benchmark_filter(bench_id), limit=1):
+            if not BENCH_ID.fullmatch(run.data.tags.get("paribus.bench_id", "")):
+                raise EvidenceError(f"MLflow at {redact(uri)}: run {run.info.run_id} has no valid benchmark id")
+            return client, run
+    which = (f" {bench_id!r}" if bench_id else "") + (f" of suite {suite!r}" if suite else "")
+    raise UserError(f"MLflow at {redact(uri)}: no benchmark{which}")
+
+
+def _artifacts(client: Any, run_id: str) -> Iterator[tuple[str, int]]:
+    """(path, size the server claims) of every file of a run; names are checked by whoever writes them."""
+    folders, listed = [""], 0
+    while folders:
+        folder = folders.pop()
+        for entry in client.list_artifacts(run_id, folder or None):
+            listed += 1
+            if listed > MAX_FILES or entry.path.count("/") > MAX_DEPTH:
+                raise EvidenceError(f"run {run_id}: too many artifacts, or nested too deep")
+            if entry.is_dir:
+                folders.append(entry.path)
+            else:
+                yield entry.path, entry.file_size or 0
+
+
+def _inside(root: Path, *parts: str) -> Path:
+    """`root` joined with names from a server, if that stays below `root`, also through symbolic links."""
+    target = root.joinpath(*parts)
+    if not all(FILE_NAME.fullmatch(part) for part in parts) or not target.resolve().is_relative_to(root.resolve()):
+        raise EvidenceError(f"refused to write {'/'.join(parts)!r}: the name leaves the folder")
+    return target
+
+
+@contextmanager
+def _reported(uri: str) -> Iterator[None]:
+    """Turn whatever MLflow raises into one line without credentials."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise InfrastructureError(f"MLflow at {redact(uri)}: {cause(error)}") from None

@@ -1,0 +1,199 @@
+"""What recording in MLflow and reading from it share: the connection, the store, searches, and accepted names.
+
+Importing mlflow takes seconds, so it happens inside functions, here and in the other tracking modules. No module
+but these imports it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from harness.types import UserError
+
+# MLflow's own limits.
+PARAMS_PER_BATCH, PARAM_CHARS, NAME_CHARS = 100, 6000, 250
+# A request may have 1 MB, and JSON writes a character with up to six.
+PARAM_BATCH_CHARS = 100_000
+# No benchmark has as many: a server that never stops sending pages is not followed for ever.
+MAX_RUNS = 20_000
+
+RAM_FOLDER = Path("/dev/shm")
+BENCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def check_bench_id(bench_id: str) -> None:
+    """Raises UserError where `bench_id` could not name a folder and stand in a search condition."""
+    if not BENCH_ID.fullmatch(bench_id):
+        raise UserError(f"benchmark id {bench_id!r}: letters, digits, '.', '_' and '-' only")
+
+
+def tracking_uri(uri: str | None, fallback: Path) -> str:
+    """The given URI, else $MLFLOW_TRACKING_URI, else a SQLite file in `fallback`."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{fallback.resolve() / 'mlflow.db'}"
+
+
+def connect(uri: str) -> Any:
+    """A client that is quiet, sends no telemetry and gives up on a dead server within seconds."""
+    for name, value in {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+    }.items():
+        os.environ.setdefault(name, value)
+    # Not a default: the address MLflow would print may carry a password.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    import mlflow
+
+    # Migrations announce themselves, and urllib3 reports each retry; both would tear up the progress display.
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if file := sqlite_file(uri):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists() and RAM_FOLDER.is_dir():
+            with suppress(OSError):
+                _create_store(file, mlflow.MlflowClient)
+    return mlflow.MlflowClient(tracking_uri=uri)
+
+
+def _create_store(file: Path, client: Callable[..., Any]) -> None:
+    """Create a SQLite store in memory and put it in place whole.
+
+    MLflow's migrations wait for the disk at every step (8.7 s on one machine, 2.2 s in memory). Where this fails,
+    MLflow creates the file itself, slowly.
+    """
+    with tempfile.TemporaryDirectory(dir=RAM_FOLDER) as memory, tempfile.TemporaryDirectory(dir=file.parent) as beside:
+        client(tracking_uri=f"sqlite:///{memory}/mlflow.db").search_experiments()
+        # A link fails where another process has put its store in place meanwhile: theirs is kept.
+        os.link(shutil.copyfile(f"{memory}/mlflow.db", f"{beside}/mlflow.db"), file)
+
+
+def sqlite_file(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
+
+
+def ensure_experiment(client: Any, name: str, uri: str) -> str:
+    """The id of the experiment `name`: created where missing, restored where deleted."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        # MLflow's own default is a folder in whatever directory the process happens to be in.
+        file = sqlite_file(uri)
+        location = (file.resolve().parent / "mlartifacts").as_uri() if file else None
+        try:
+            return client.create_experiment(name, artifact_location=location)
+        except Exception:
+            # Another machine may have been faster.
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return experiment.experiment_id
+
+
+def benchmark_filter(bench_id: str | None) -> str:
+    only = f" and tags.`paribus.bench_id` = '{bench_id}'" if bench_id else ""
+    return f"tags.`paribus.kind` = 'benchmark'{only}"
+
+
+def search(client: Any, experiments: list[str], condition: str, limit: int | None = None) -> list[Any]:
+    """Runs, newest first."""
+    runs: list[Any] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            experiments, condition, max_results=limit or 1000, order_by=["attributes.start_time DESC"], page_token=token
+        )
+        runs += page
+        token = page.token
+        if not token or limit or len(runs) > MAX_RUNS:
+            return runs
+
+
+def children(client: Any, experiment: str, parent: str) -> list[Any]:
+    return search(client, [experiment], f"tags.`mlflow.parentRunId` = '{parent}' and tags.`paribus.kind` = 'run'")
+
+
+def folder_name(child: Any) -> str:
+    return f"{child.data.tags.get('paribus.arm')}-seed{child.data.tags.get('paribus.seed')}"
+
+
+@lru_cache(4096)
+def sanitise(name: str) -> str:
+    """The name MLflow accepts for a metric, param or tag that is closest to `name`."""
+    name = re.sub(r"[^A-Za-z0-9_\-. :/]", "_", name)
+    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+    return "/".join(parts)[:NAME_CHARS].rstrip("/") or "_"
+
+
+def distinct(name: str, seen: set[str]) -> str:
+    """`name`, numbered where another name has been sanitised to the same; nothing is overwritten silently."""
+    number, candidate = 1, name
+    while candidate in seen:
+        number += 1
+        candidate = f"{name[: NAME_CHARS - 8]}_{number}"
+    seen.add(candidate)
+    return candidate
+
+
+def flatten(params: Mapping[str, Any]) -> dict[str, str]:
+    """Nested params as one level of dotted names and strings; lists as JSON; too long values end in a marker."""
+    flat: dict[str, str] = {}
+    seen: set[str] = set()
+    for key, value in _leaves(params, ""):
+        text = redact(value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))
+        if len(text) > PARAM_CHARS:
+            marker = f" … [truncated, {len(text)} characters]"
+            text = text[: PARAM_CHARS - len(marker)] + marker
+        flat[distinct(sanitise(key), seen)] = text
+    return flat
+
+
+def _leaves(params: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in params.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def param_batches(flat: Mapping[str, str]) -> Iterator[list[tuple[str, str]]]:
+    batch: list[tuple[str, str]] = []
+    size = 0
+    for key, value in flat.items():
+        if batch and (len(batch) == PARAMS_PER_BATCH or size + len(value) > PARAM_BATCH_CHARS):
+            yield batch
+            batch, size = [], 0
+        batch.append((key, value))
+        size += len(value) + len(key)
+    if batch:
+        yield batch
+
+
+def redact(text: str) -> str:
+    """`text` without the credentials that URIs in it may carry."""
+    text = re.sub(r"://[^\s'\"]*@", "://***@", text)
+    return re.sub(r"(?i)\b(password|passwd|pwd|token|secret|api_?key)=[^&\s'\"]+", r"\1=***", text)
+
+
+def cause(error: Exception) -> str:
+    """What went wrong, in one line: MLflow wraps "connection refused" in four layers of class names."""
+    text = redact(str(error)) or type(error).__name__
+    if system := re.search(r"\[Errno -?\d+\] ([\w ,]+)", text):
+        return system.group(1) + (f" ({error.filename})" if isinstance(error, OSError) and error.filename else "")
+    if "timeout" in text.lower():
+        return "no answer in time"
+    return text.splitlines()[0][:240]
