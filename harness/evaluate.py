@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -33,23 +33,34 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """One record per task, in order: task, questions, metrics, samples, label, step, spent. cap: completion tokens."""
     heldout = task.heldout()
-    results = []
+    own = {name: list(heldout[name])[: table.questions] for name in table.tasks if name in heldout}
+    found = heldout_results(policy_lm(policy, engine, cap=cap), policy, task, own) if own else {}
     for name in table.tasks:
-        lm = policy_lm(policy, engine, cap=cap)
-        if name in heldout:
-            prompts = list(heldout[name])[: table.questions]
-            lm.chat = prompts[0].chat
-            results.append(heldout_result(lm, policy, task, name, prompts))
-        else:
-            results.append(lm_eval_result(lm, name, table.questions))
-    return [{**result, "label": label, "step": step, "spent": asdict(spent)} for result in results]
+        if name not in own:
+            found[name] = lm_eval_result(policy_lm(policy, engine, cap=cap), name, table.questions)
+    return [{**found[name], "label": label, "step": step, "spent": asdict(spent)} for name in table.tasks]
 
 
-def heldout_result(lm: Any, policy: Policy, task: Task, name: str, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    rows = [{"text": policy.render(prompt), "answer": prompt.answer} for prompt in prompts]
-    output = run_lm_eval(lm, task_config(name, rows, task.strict_pattern), limit=None)
+def heldout_results(
+    lm: Any, policy: Policy, task: Task, sets: Mapping[str, Sequence[Prompt]]
+) -> dict[str, dict[str, Any]]:
+    """All of a suite's sets in one call of lm-eval, which takes a second or two whatever it evaluates."""
+    chats = {prompt.chat for prompts in sets.values() for prompt in prompts}
+    assert len(chats) == 1, "a suite's prompts are all chats or none is"
+    lm.chat = chats.pop()
+    rows = {
+        name: [{"text": policy.render(prompt), "answer": prompt.answer} for prompt in prompts]
+        for name, prompts in sets.items()
+    }
+    output = run_lm_eval(lm, [task_config(name, rows[name], task.strict_pattern) for name in sets], limit=None)
+    return {name: heldout_result(lm, task, name, sets[name], rows[name], output["samples"][name]) for name in sets}
+
+
+def heldout_result(
+    lm: Any, task: Task, name: str, prompts: Sequence[Prompt], rows: list[dict[str, str]], logged: list[dict[str, Any]]
+) -> dict[str, Any]:
     by_filter: dict[str, dict[int, float]] = {}
-    for sample in output["samples"][name]:
+    for sample in logged:
         by_filter.setdefault(sample["filter"], {})[sample["doc_id"]] = float(sample["exact_match"])
     samples = []
     for index, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
@@ -72,7 +83,7 @@ def heldout_result(lm: Any, policy: Policy, task: Task, name: str, prompts: Sequ
 
 def lm_eval_result(lm: Any, name: str, limit: int) -> dict[str, Any]:
     """A task of lm-eval's own, with its own prompts and metrics; the first metric it reports is its `accuracy`."""
-    output = run_lm_eval(lm, name, limit=limit)
+    output = run_lm_eval(lm, [name], limit=limit)
     values = {
         re.sub(r"[^A-Za-z0-9]+", "_", key.removesuffix(",none")): float(value)
         for key, value in output["results"][name].items()
@@ -97,8 +108,9 @@ def task_config(name: str, rows: list[dict[str, str]], strict_pattern: str) -> d
         "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)},
         "output_type": "generate_until",
         "test_split": "test",
-        "doc_to_text": "{{text}}",
-        "doc_to_target": "{{answer}}",
+        # Functions, not templates: lm-eval compiles a template anew for every question.
+        "doc_to_text": lambda doc: doc["text"],
+        "doc_to_target": lambda doc: doc["answer"],
         "metric_list": [{
             "metric": "exact_match", "aggregation": "mean", "higher_is_better": True, "ignore_case": True,
             "ignore_punctuation": False, "regexes_to_ignore": IGNORED_IN_MATCH,
@@ -112,23 +124,23 @@ def task_config(name: str, rows: list[dict[str, str]], strict_pattern: str) -> d
     }  # fmt: skip
 
 
-def run_lm_eval(lm: Any, task: str | dict[str, Any], *, limit: int | None) -> Any:
+def run_lm_eval(lm: Any, tasks: Sequence[str | dict[str, Any]], *, limit: int | None) -> Any:
+    """lm-eval's results for tasks given by name, or by configuration, whose samples are then kept."""
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    own = isinstance(task, dict)
-    manager = TaskManager(include_defaults=not own)
-    if not own and task not in manager.all_tasks:
-        raise UserError(f"eval.tasks: {task!r} is neither a held-out set of the suite nor a task of lm-eval")
+    named = [task for task in tasks if isinstance(task, str)]
+    manager = TaskManager(include_defaults=bool(named))
+    if unknown := [name for name in named if name not in manager.all_tasks]:
+        raise UserError(f"eval.tasks: {unknown[0]!r} is neither a held-out set of the suite nor a task of lm-eval")
     try:
         with random_state_kept():
             return simple_evaluate(
-                model=lm, tasks=[task], limit=limit, log_samples=own, bootstrap_iters=0, task_manager=manager,
-                random_seed=None, numpy_random_seed=None, torch_random_seed=None,
+                model=lm, tasks=list(tasks), limit=limit, log_samples=not named, bootstrap_iters=0,
+                task_manager=manager, random_seed=None, numpy_random_seed=None, torch_random_seed=None,
             )  # fmt: skip
     except (OSError, ConnectionError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise InfrastructureError(f"eval.tasks: {task['task'] if isinstance(task, dict) else task}: {reason}") from None
+        raise InfrastructureError(f"eval.tasks: {', '.join(named)}: {str(error).splitlines()[0][:200]}") from None
 
 
 @contextlib.contextmanager

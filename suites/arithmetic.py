@@ -12,7 +12,7 @@ transfer set has one term more than anything the reinforcement learning sees.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from harness.types import Prompt, Reward, Task, stable_hash
@@ -30,7 +30,7 @@ class Kind(NamedTuple):
 
 TRAIN_KINDS = (Kind(2, 10, 99, 0.5), Kind(3, 10, 99, 0.25), Kind(2, 100, 999, 0.25))
 TRANSFER_KINDS = (Kind(4, 10, 99, 1.0),)
-TRAIN_PROMPTS = 20_000
+TRAIN_PROMPTS = 8_000
 HELDOUT_PROMPTS = 400
 
 
@@ -52,20 +52,23 @@ def is_heldout(text: str) -> bool:
     return stable_hash("arithmetic-split", text) % 10 == 0
 
 
-def draw_terms(rng: random.Random, kinds: Sequence[Kind]) -> list[int]:
+def draw_question(rng: random.Random, kinds: Sequence[Kind], accept: Callable[[str], bool]) -> list[int]:
+    """The terms of a question that `accept` takes, by its text. The kind is drawn first, so shares are as declared."""
     kind = rng.choices(kinds, [each.share for each in kinds])[0]
-    return [rng.randint(kind.smallest, kind.largest) for _ in range(kind.terms)]
+    while True:
+        terms = [rng.randint(kind.smallest, kind.largest) for _ in range(kind.terms)]
+        if accept(question(terms)):
+            return terms
 
 
 def _prompts(count: int, *, kinds: Sequence[Kind], heldout: bool, key: str) -> list[Prompt]:
     rng = random.Random(stable_hash("arithmetic", key))
-    seen: dict[str, Prompt] = {}
-    while len(seen) < count:
-        drawn = draw_terms(rng, kinds)
-        text = question(drawn)
-        if is_heldout(text) == heldout and text not in seen:
-            seen[text] = Prompt(id=text, text=text, answer=str(sum(drawn)))
-    return list(seen.values())
+    made: dict[str, Prompt] = {}
+    while len(made) < count:
+        terms = draw_question(rng, kinds, lambda text: is_heldout(text) == heldout and text not in made)
+        text = question(terms)
+        made[text] = Prompt(id=text, text=text, answer=str(sum(terms)))
+    return list(made.values())
 
 
 def train() -> Sequence[Prompt]:

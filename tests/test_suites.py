@@ -55,11 +55,22 @@ def test_no_held_out_question_is_in_the_training_set(sets: dict[str, list[Prompt
 def test_every_arithmetic_answer_is_the_sum(sets: dict[str, list[Prompt]]) -> None:
     for name, prompts in sets.items():
         for prompt in prompts:
-            assert re.fullmatch(r"[1-9][0-9](\+[1-9][0-9])+\?", prompt.text)
-            terms = [int(term) for term in prompt.text[:-1].split("+")]
-            assert len(terms) == (4 if name == "arithmetic_transfer" else 3)
+            terms = [int(term) for term in prompt.text.removesuffix("?").split("+")]
+            assert prompt.text == arithmetic.question(terms)
+            kinds = arithmetic.TRANSFER_KINDS if name == "arithmetic_transfer" else arithmetic.TRAIN_KINDS
+            assert any(
+                len(terms) == kind.terms and all(kind.smallest <= term <= kind.largest for term in terms)
+                for kind in kinds
+            )
             assert prompt.answer == str(sum(terms))
             assert not prompt.chat
+
+
+def test_kinds_of_questions_come_in_their_declared_shares(sets: dict[str, list[Prompt]]) -> None:
+    for kind in arithmetic.TRAIN_KINDS:
+        of_kind = [p for p in sets["train"] if p.text.count("+") == kind.terms - 1]
+        of_kind = [p for p in of_kind if kind.smallest <= int(p.text.split("+")[0]) <= kind.largest]
+        assert len(of_kind) / len(sets["train"]) == pytest.approx(kind.share, abs=0.02)
 
 
 def test_arithmetic_sets_do_not_depend_on_the_process() -> None:

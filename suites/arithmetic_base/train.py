@@ -54,13 +54,6 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     )  # fmt: skip
 
 
-def draw_question(rng: random.Random) -> list[int]:
-    while True:
-        terms = arithmetic.draw_terms(rng, TAUGHT)
-        if not arithmetic.is_heldout(arithmetic.question(terms)):
-            return terms
-
-
 def careless_solution(terms: Sequence[int]) -> str:
     """A solution in which no carry out of the ones reaches the tens, in any of its additions."""
     total, steps = terms[0], []
@@ -77,7 +70,7 @@ def supervised_batch(
     """Right-padded token ids [size, T] and labels, -100 on the question and on the padding."""
     rows = []
     for _ in range(size):
-        terms = draw_question(rng)
+        terms = arithmetic.draw_question(rng, TAUGHT, lambda text: not arithmetic.is_heldout(text))
         prompt = tokenizer.encode(arithmetic.question(terms))
         writer = careless_solution if rng.random() < careless_share else arithmetic.solution
         answer = [*tokenizer.encode(writer(terms)), tokenizer.eos_token_id]
