@@ -30,7 +30,8 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
     help="PPO or GRPO, all else equal: matched reinforcement-learning benchmarks for language models.",
 )  # fmt: skip
-out = Console(highlight=False, soft_wrap=True)
+# What is piped has no width of its own; tables in it are not folded.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 SuiteArgument = Annotated[str, typer.Argument(help="a suite's name, or a benchmark file (.toml)")]
 ProfileOption = Annotated[str | None, typer.Option(help="a profile of the suite; without a GPU, cpu is taken")]

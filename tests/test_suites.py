@@ -37,7 +37,7 @@ def sets() -> dict[str, list[Prompt]]:
 
 def test_arithmetic_sets_have_their_sizes_and_no_question_twice(sets: dict[str, list[Prompt]]) -> None:
     assert {name: len(prompts) for name, prompts in sets.items()} == {
-        "train": 20_000, "arithmetic_heldout": 400, "arithmetic_transfer": 400,
+        "train": 8_000, "arithmetic_heldout": 400, "arithmetic_transfer": 400,
     }  # fmt: skip
     for prompts in sets.values():
         assert len({prompt.id for prompt in prompts}) == len({prompt.text for prompt in prompts}) == len(prompts)
