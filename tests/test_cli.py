@@ -174,9 +174,9 @@ def test_a_file_of_ones_own_is_named_in_its_faults(run: Run, tmp_path: Path) -> 
     path = edited(tmp_path, "[arms.grpo]\n", "[arms.grpo]\nupdate = { epochs = 3 }\n")
     line = refused(run("bench", path))
     assert line.startswith(f"{path}: undeclared difference in update.epochs: ppo = 1, grpo = 3")
-    path = edited(tmp_path, "samples = 6400", "samples = 6400\nsteps = 3")
+    path = edited(tmp_path, "samples = 7040", "samples = 7040\nsteps = 3")
     assert refused(run("bench", path)).startswith(f"{path}: budget: exactly one of ")
-    path = edited(tmp_path, "samples = 6400", "")
+    path = edited(tmp_path, "samples = 7040", "")
     assert refused(run("bench", path)).startswith(f"{path}: budget: exactly one of ")
     path = edited(tmp_path, "[suite]", "[suite")
     assert refused(run("bench", path)).startswith(f"{path}: not TOML: ")
@@ -262,7 +262,7 @@ def test_plan_prints_the_audit(run: Run) -> None:
     assert ["update.learning_rate", "1e-06"] in lines
     assert ["eval.tasks", "arithmetic_heldout,", "arithmetic_transfer"] in lines
     assert "arms: ppo, grpo; seeds: 0, 1, 2; regime: same_batch" in ran.out
-    assert "budget of a run: 6400 samples; a step is 16 prompts × 8 completions = 128 samples" in ran.out
+    assert "budget of a run: 7040 samples; a step is 16 prompts × 8 completions = 128 samples" in ran.out
     assert "UNDECLARED" not in ran.out
 
 
@@ -307,7 +307,7 @@ def test_suites_lists_every_suite(run: Run) -> None:
     assert (ran.code, ran.err) == (0, "")
     rows = {line.split()[0]: line for line in ran.out.splitlines()}
     assert set(rows) == {"suite", *suite_names()}
-    assert "6400 samples" in rows["arithmetic"]
+    assert "7040 samples" in rows["arithmetic"]
     assert rows["arithmetic"].rstrip().endswith("package://suites/arithmetic_base")
     assert "cpu" in rows["gsm8k"]
 
