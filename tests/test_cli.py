@@ -143,7 +143,7 @@ def test_the_arithmetic_suite_evaluates_the_sets_its_task_has() -> None:
         (["arithmetic", "--set", "a\nb\x1b[31m=1"], ["a\\nb\\x1b[31m: unknown key"]),
         (
             ["arithmetic", "--set", "arms.ppo.update.learning_rate=0.5"],
-            ["arithmetic.toml: undeclared difference in update.learning_rate: ppo = 0.5, grpo = 1e-06", "reason"],
+            ["arithmetic.toml: undeclared difference in update.learning_rate: ppo = 0.5, grpo = 1.5e-06", "reason"],
         ),
     ],
 )
@@ -174,9 +174,9 @@ def test_a_file_of_ones_own_is_named_in_its_faults(run: Run, tmp_path: Path) -> 
     path = edited(tmp_path, "[arms.grpo]\n", "[arms.grpo]\nupdate = { epochs = 3 }\n")
     line = refused(run("bench", path))
     assert line.startswith(f"{path}: undeclared difference in update.epochs: ppo = 1, grpo = 3")
-    path = edited(tmp_path, "samples = 7040", "samples = 7040\nsteps = 3")
+    path = edited(tmp_path, "samples = 7680", "samples = 7680\nsteps = 3")
     assert refused(run("bench", path)).startswith(f"{path}: budget: exactly one of ")
-    path = edited(tmp_path, "samples = 7040", "")
+    path = edited(tmp_path, "samples = 7680", "")
     assert refused(run("bench", path)).startswith(f"{path}: budget: exactly one of ")
     path = edited(tmp_path, "[suite]", "[suite")
     assert refused(run("bench", path)).startswith(f"{path}: not TOML: ")
@@ -230,7 +230,7 @@ def paribus(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
 def test_in_a_process_of_its_own_a_fault_leaves_one_line_and_no_folder(tmp_path: Path) -> None:
     done = paribus(tmp_path, "bench", "arithmetic", "--set", "arms.ppo.update.learning_rate=0.5")
     line = refused(Ran(done.returncode, done.stdout, done.stderr))
-    assert "undeclared difference in update.learning_rate: ppo = 0.5, grpo = 1e-06" in line
+    assert "undeclared difference in update.learning_rate: ppo = 0.5, grpo = 1.5e-06" in line
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
 
@@ -259,18 +259,18 @@ def test_plan_prints_the_audit(run: Run) -> None:
     assert ["advantage.whiten", "true", "false", "normalisation", "of", "advantages", "belongs"] in [
         line[:7] for line in lines
     ]
-    assert ["update.learning_rate", "1e-06"] in lines
+    assert ["update.learning_rate", "1.5e-06"] in lines
     assert ["eval.tasks", "arithmetic_heldout,", "arithmetic_transfer"] in lines
     assert "arms: ppo, grpo; seeds: 0, 1, 2; regime: same_batch" in ran.out
-    assert "budget of a run: 7040 samples; a step is 16 prompts × 8 completions = 128 samples" in ran.out
+    assert "budget of a run: 7680 samples; a step is 16 prompts × 8 completions = 128 samples" in ran.out
     assert "UNDECLARED" not in ran.out
 
 
 def test_plan_shows_an_undeclared_difference_and_exits_2(run: Run) -> None:
-    ran = run("plan", "arithmetic", "--set", "arms.grpo.update.learning_rate=0.0000010000001")
+    ran = run("plan", "arithmetic", "--set", "arms.grpo.update.learning_rate=0.0000015000001")
     assert "undeclared difference in update.learning_rate" in refused(ran)
     assert "arithmetic: not matched" in ran.out
-    assert ["update.learning_rate", "1e-06", "1.0000001e-06", "no", "reason", "given"] in [
+    assert ["update.learning_rate", "1.5e-06", "1.5000001e-06", "no", "reason", "given"] in [
         line.split() for line in ran.out.splitlines()
     ]
 
@@ -307,7 +307,7 @@ def test_suites_lists_every_suite(run: Run) -> None:
     assert (ran.code, ran.err) == (0, "")
     rows = {line.split()[0]: line for line in ran.out.splitlines()}
     assert set(rows) == {"suite", *suite_names()}
-    assert "7040 samples" in rows["arithmetic"]
+    assert "7680 samples" in rows["arithmetic"]
     assert rows["arithmetic"].rstrip().endswith("package://suites/arithmetic_base")
     assert "cpu" in rows["gsm8k"]
 

@@ -60,7 +60,7 @@ def test_shipped_suites_are_matched_and_differ_only_in_what_is_intended(path: Pa
             {"update.learning_rate"},
             {"update.epochs"},
         ),
-        (["arms.ppo.update.learning_rate=1e-6"], set(), set()),
+        (["arms.ppo.update.learning_rate=1.5e-6"], set(), set()),
         (["arms.ppo.update.learning_rate=1e-3", "arms.grpo.update.learning_rate=1e-3"], set(), set()),
         (["arms.ppo.critic.gamma=0.99", "arms.ppo.critic.lam=0.95"], {"critic.gamma", "critic.lam"}, set()),
         (["arms.grpo.advantage.group_std=false"], {"advantage.group_std"}, set()),
@@ -96,7 +96,7 @@ def test_every_key_is_either_equal_or_different() -> None:
 def test_a_declared_difference_says_why_and_carries_each_arms_value() -> None:
     result = audit(bench("arms.ppo.update.learning_rate=1e-3", REASON.format("ppo")))
     (found,) = (d for d in result.declared if d.key == "update.learning_rate")
-    assert found == Difference("update.learning_rate", {"ppo": 1e-3, "grpo": 1e-6}, "ppo: a larger step")
+    assert found == Difference("update.learning_rate", {"ppo": 1e-3, "grpo": 1.5e-6}, "ppo: a larger step")
     assert all(d.why for d in result.declared)
 
 
@@ -129,7 +129,7 @@ def test_a_refusal_names_the_source_the_key_and_every_value() -> None:
         require_matched(result, "x.toml")
     message = str(caught.value)
     assert caught.value.exit_code == 2
-    assert message.startswith("x.toml: undeclared difference in update.learning_rate: ppo = 0.001, grpo = 1e-06")
+    assert message.startswith("x.toml: undeclared difference in update.learning_rate: ppo = 0.001, grpo = 1.5e-06")
     assert "(and 1 more)" in message
     assert "\n" not in message
 

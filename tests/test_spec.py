@@ -288,7 +288,7 @@ def test_an_arm_reads_the_shared_tables_with_its_own_on_top() -> None:
     spec = load_bench(ARITHMETIC, overrides=["arms.ppo.update.learning_rate=1", "update.epochs=2"])
     ppo, grpo = spec.run_spec("ppo"), spec.run_spec("grpo")
     assert (ppo.update.learning_rate, ppo.update.epochs) == (1.0, 2)
-    assert (grpo.update.learning_rate, grpo.update.epochs) == (1e-6, 2)
+    assert (grpo.update.learning_rate, grpo.update.epochs) == (1.5e-6, 2)
     assert (ppo.arm, ppo.algorithm, ppo.step_samples) == ("ppo", "ppo", 128)
 
 
