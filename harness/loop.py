@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -101,7 +101,7 @@ class Run:
             for (group, _), completion in zip(responses, completions, strict=True):
                 reward = parts.task.verify(completion.text, prompts[group].answer)
                 if completion.truncated and rollout.truncated == "zero":
-                    reward = type(reward)(0.0, False, reward.extracted)
+                    reward = replace(reward, value=0.0, correct=False)
                 rollouts.append(Rollout(prompts[group], ids[group], group, completion, reward))
         if number == 1:
             tokens = repr([r.completion.token_ids for r in rollouts]).encode()
@@ -133,7 +133,7 @@ class Run:
             with self.meter.phase("reference"):
                 ref = self._over_rows(batch, lambda part: policy_logprobs(reference, part))
             self.meter.count("reference", tokens=work.tokens, flops=work.policy_forward)
-        return type(batch)(**{**vars(batch), "old_logprobs": old, "ref_logprobs": ref})
+        return replace(batch, old_logprobs=old, ref_logprobs=ref)
 
     @torch.no_grad()
     def _assign_credit(self, batch: RolloutBatch, work: Work, log: StepLog) -> Credit:
