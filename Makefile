@@ -27,7 +27,7 @@ test: .venv/.dev  ## run the tests (the fast tiers)
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-slow: .venv/.dev .venv/.model-gsm8k  ## run the tests that take minutes
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist load -m slow $(ARGS)
 
 check: .venv/.dev  ## lint, format check, types, import contracts
 	$(BIN)/ruff check .

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,9 @@ TINY = ["budget.samples=64", "rollout.prompts_per_step=4", "eval.questions=12", 
 MEASURED = ("time/", "throughput/", "memory/", "budget/device_seconds")
 
 
-def paribus(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def paribus(*arguments: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "harness.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment})
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment})
 
 
 def run_bench(out: Path, *, sets: list[str], seeds: str = "0,1", **environment: str) -> Path:
@@ -230,11 +229,10 @@ def test_base_policy_script_reaches_the_shipped_accuracy(tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("PARIBUS_GSM8K_DIR"), reason="PARIBUS_GSM8K_DIR names no GSM8K folder")
 def test_gsm8k_runs_on_real_data_and_real_weights(tmp_path: Path) -> None:
-    options = ["--set", "budget.steps=2", "--set", "eval.questions=4", "--arms", "ppo,grpo"]
-    started = time.monotonic()
-    done = paribus("bench", "gsm8k", "--profile", "cpu", "--out", str(tmp_path), *options)
+    short = ["budget.steps=2", "rollout.max_completion_tokens=48", "eval.questions=4", "eval.max_completion_tokens=64"]
+    options = [option for each in short for option in ("--set", each)]
+    done = paribus("bench", "gsm8k", "--profile", "cpu", "--out", str(tmp_path), *options, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
-    print(f"took {time.monotonic() - started:.0f} s")
     folder = (tmp_path / "latest").resolve()
     record = read_json(folder / "bench.json")
     assert [run["status"] for run in record["runs"]] == ["finished", "finished"]
