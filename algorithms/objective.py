@@ -19,9 +19,10 @@ def token_rewards(batch: RolloutBatch, kl: KlTable) -> Tensor:
     last_BT = batch.mask.cumsum(1) * batch.mask == batch.mask.sum(1, keepdim=True)
     rewards_BT = torch.where(last_BT & batch.mask.bool(), batch.scores[:, None], 0.0)
     if kl.placement == "reward":
-        assert batch.old_logprobs is not None
         assert batch.ref_logprobs is not None
-        penalty_BT = kl_estimate(batch.old_logprobs, batch.ref_logprobs, batch.mask, kind=kl.estimator)
+        # Where the trainer has not computed its own, the engine's are exact.
+        sampled_BT = batch.engine_logprobs if batch.old_logprobs is None else batch.old_logprobs
+        penalty_BT = kl_estimate(sampled_BT, batch.ref_logprobs, batch.mask, kind=kl.estimator)
         rewards_BT = rewards_BT - kl.coefficient * penalty_BT
     return rewards_BT
 
@@ -47,12 +48,25 @@ def policy_terms(outputs: PolicyOutputs, batch: RolloutBatch, credit: Credit, sp
         "policy/approx_kl": masked_mean(drift_BT, mask),
         "policy/entropy": masked_mean(outputs.entropy, mask),
     }
+    if update.importance_cap is not None:
+        weight_BT = importance_weights(old_logprobs, batch.engine_logprobs, cap=update.importance_cap)
+        loss_BT = loss_BT * weight_BT
+        metrics["policy/importance_weight"] = masked_mean(weight_BT, mask)
     if batch.ref_logprobs is not None:
         kl_BT = kl_estimate(outputs.logprobs, batch.ref_logprobs, mask, kind=spec.kl.estimator)
         metrics["kl/reference"] = masked_mean(kl_BT, mask)
         if spec.kl.placement == "loss":
             loss_BT = loss_BT + spec.kl.coefficient * kl_BT
     return LossTerms(policy=weighted_sum(loss_BT, mask, spec), value=None, metrics=metrics)
+
+
+def importance_weights(old_BT: Tensor, engine_BT: Tensor, *, cap: float) -> Tensor:
+    """min(π_trainer / π_engine, cap) of each sampled token [B, T]: truncated importance sampling, without gradient.
+
+    Corrects for an engine that samples from slightly other probabilities than the trainer's (Ionides 2008;
+    Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training").
+    """
+    return torch.exp(old_BT.detach() - engine_BT).clamp(max=cap)
 
 
 def weighted_sum(loss_BT: Tensor, mask_BT: Tensor, spec: RunSpec) -> Tensor:

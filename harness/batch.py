@@ -40,8 +40,9 @@ class RolloutBatch:
     response_ids: [B, T], right-padded. mask: [B, T], 1 on response tokens, from true lengths.
     loss_mask: `mask` less the sequences that the truncation rule leaves out of the loss.
     scores: [B] the verifier's reward.
-    old_logprobs: [B, T] under the policy that sampled, or None where each rollout feeds a single update: the
-        update's own log-probabilities are then the old ones and the ratio is exactly 1.
+    engine_logprobs: [B, T] of the sampled tokens, as the engine that sampled them says.
+    old_logprobs: [B, T] under the policy that sampled, as the trainer computes them, or None where each rollout
+        feeds a single update: the update's own log-probabilities are then the old ones and the ratio is exactly 1.
     ref_logprobs: [B, T] under the frozen reference, or None where nothing asks for it.
     """
 
@@ -52,6 +53,7 @@ class RolloutBatch:
     mask: Tensor
     loss_mask: Tensor
     scores: Tensor
+    engine_logprobs: Tensor
     old_logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
 

@@ -127,6 +127,33 @@ def plan(
 
 
 @app.command()
+def profile(
+    suite: SuiteArgument,
+    arm: Annotated[str | None, typer.Option(help="which arm; the first one if not given")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="steps to measure, after one to warm up")] = 3,
+    profile_name: Annotated[str | None, typer.Option("--profile", help="a profile of the suite")] = None,
+    overrides: SetOption = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here as well")] = None,
+) -> None:
+    """Measure an arm's steady speed and memory by phase; tracks and evaluates nothing."""
+    from harness.bench import audited
+    from harness.journal import write_json
+    from harness.profile import profile as measure
+    from harness.profile import render
+    from harness.worker import Job
+
+    bench, path, _ = resolve(suite, profile_name, None, None, overrides)
+    if arm is not None and arm not in bench.arms:
+        raise UserError(f"--arm {arm}: accepted: {', '.join(bench.arms)}")
+    audited(bench, REGISTRY, str(path))
+    job = Job(bench.run_spec(arm or next(iter(bench.arms))), bench.seeds[0], True, Path(), REGISTRY)
+    result = measure(job, steps)
+    if json_file is not None:
+        write_json(json_file, result)
+    out.print(render(result))
+
+
+@app.command()
 def report(
     bench_id: Annotated[str, typer.Argument(help="a benchmark's id, or latest")] = "latest",
     out_folder: OutOption = Path("runs"),

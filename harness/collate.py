@@ -13,8 +13,7 @@ from harness.policy import Policy
 from harness.types import Rollout, stable_hash
 
 
-def collate(policy: Policy, rollouts: Sequence[Rollout], *, mask_truncated: bool) -> tuple[RolloutBatch, Tensor]:
-    """A step's batch, and the engine's own log-probabilities [B, T] of the sampled tokens."""
+def collate(policy: Policy, rollouts: Sequence[Rollout], *, mask_truncated: bool) -> RolloutBatch:
     prompt_of = [rollout.group for rollout in rollouts]
     prompts = dict(zip(prompt_of, (rollout.prompt_ids for rollout in rollouts), strict=True))
     assert sorted(prompts) == list(range(len(prompts)))
@@ -29,7 +28,7 @@ def collate(policy: Policy, rollouts: Sequence[Rollout], *, mask_truncated: bool
         engine_logprobs[row, :length] = torch.tensor(rollout.completion.logprobs)
     kept = torch.tensor([not (mask_truncated and r.completion.truncated) for r in rollouts])
     device = policy.device
-    batch = RolloutBatch(
+    return RolloutBatch(
         prompt_ids=prompt_ids,
         prompt_mask=prompt_mask,
         prompt_of=torch.tensor(prompt_of, device=device),
@@ -37,15 +36,15 @@ def collate(policy: Policy, rollouts: Sequence[Rollout], *, mask_truncated: bool
         mask=mask.to(device),
         loss_mask=(mask * kept[:, None]).to(device),
         scores=torch.tensor([r.reward.value for r in rollouts], device=device),
+        engine_logprobs=engine_logprobs.to(device),
     )
-    return batch, engine_logprobs.to(device)
 
 
 def micro_batches(batch: RolloutBatch, rows: Tensor, *, tokens: int) -> list[Tensor]:
-    """Split `rows` so that no part's rectangle, rows × (longest prompt + longest response), exceeds `tokens`.
+    """Split `rows` so that no part's forward runs more than `tokens` tokens, each distinct prompt counted once.
 
-    Samples of a prompt stay together where they fit, and groups of like length share a part, so that prompts are
-    run rarely and padding stays small. A single sequence longer than `tokens` is a part of its own.
+    Samples of a prompt stay together where they fit, so that prompts are run rarely, and groups of like length share
+    a part, so that attention has little to pad. A single sequence longer than `tokens` is a part of its own.
     """
     prompts, responses = batch.prompt_lengths_B.tolist(), batch.mask.sum(1).long().tolist()
     prompt_of = batch.prompt_of.tolist()
@@ -53,17 +52,19 @@ def micro_batches(batch: RolloutBatch, rows: Tensor, *, tokens: int) -> list[Ten
     for row in rows.tolist():
         groups[prompt_of[row]].append(row)
     ordered = sorted(groups.values(), key=lambda group: (max(prompts[row] + responses[row] for row in group), group[0]))
-    parts: list[list[int]] = []
-    current: list[int] = []
-    prompt = response = 0
+    parts: list[list[int]] = [[]]
+    used = 0
+    seen: set[int] = set()
     for row in (row for group in ordered for row in group):
-        # The longest prompt and the longest response need not be one sequence's.
-        prompt, response = max(prompt, prompts[row]), max(response, responses[row])
-        if current and (len(current) + 1) * (prompt + response) > tokens:
-            parts.append(current)
-            current, prompt, response = [], prompts[row], responses[row]
-        current.append(row)
-    parts.append(current)
+        prompt = prompt_of[row]
+        cost = responses[row] + (0 if prompt in seen else prompts[row])
+        if parts[-1] and used + cost > tokens:
+            parts.append([])
+            used, seen = 0, set()
+            cost = responses[row] + prompts[row]
+        parts[-1].append(row)
+        used += cost
+        seen.add(prompt)
     return [torch.tensor(part, device=rows.device) for part in parts]
 
 

@@ -8,19 +8,16 @@ random state is left as it was.
 
 from __future__ import annotations
 
-import contextlib
-import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-import torch
-
+from harness.attention import plain_attention
 from harness.budget import Spent
 from harness.engines.base import Engine, Request, Sampling
 from harness.policy import Policy
+from harness.randomness import random_state_kept
 from harness.spec import EvalTable
 from harness.types import Completion, InfrastructureError, Prompt, Task, UserError
 
@@ -134,6 +131,7 @@ def run_lm_eval(lm: Any, tasks: Sequence[str | dict[str, Any]], *, limit: int | 
     if unknown := [name for name in named if name not in manager.all_tasks]:
         raise UserError(f"eval.tasks: {unknown[0]!r} is neither a held-out set of the suite nor a task of lm-eval")
     try:
+        # lm-eval draws from the global generators even where it is told to seed none of them.
         with random_state_kept():
             return simple_evaluate(
                 model=lm, tasks=list(tasks), limit=limit, log_samples=not named, bootstrap_iters=0,
@@ -141,18 +139,6 @@ def run_lm_eval(lm: Any, tasks: Sequence[str | dict[str, Any]], *, limit: int | 
             )  # fmt: skip
     except (OSError, ConnectionError) as error:
         raise InfrastructureError(f"eval.tasks: {', '.join(named)}: {str(error).splitlines()[0][:200]}") from None
-
-
-@contextlib.contextmanager
-def random_state_kept() -> Iterator[None]:
-    """lm-eval draws from the global generators even where it is told to seed none of them."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
 
 
 def policy_lm(policy: Policy, engine: Engine, *, cap: int) -> Any:
@@ -166,6 +152,10 @@ def policy_lm(policy: Policy, engine: Engine, *, cap: int) -> Any:
         def __init__(self) -> None:
             super().__init__(pretrained=policy.model, tokenizer=policy.tokenizer, batch_size=16)
             self.completions: dict[str, Completion] = {}
+
+        def _model_call(self, *arguments: Any, **options: Any) -> Any:
+            with plain_attention(policy.model):
+                return super()._model_call(*arguments, **options)
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
             texts = [request.args[0] for request in requests]

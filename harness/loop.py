@@ -66,11 +66,11 @@ class Run:
         log = StepLog()
         rollouts = self._rollout(number)
         mask_truncated = self.spec.rollout.truncated == "mask"
-        batch, engine_logprobs = collate(self.parts.policy, rollouts, mask_truncated=mask_truncated)
+        batch = collate(self.parts.policy, rollouts, mask_truncated=mask_truncated)
         work = self._work(batch)
-        batch = self._score(batch, engine_logprobs, work, log)
+        batch = self._score(batch, work, log)
         credit = self._assign_credit(batch, work, log)
-        self.updater.update(number, batch, credit, engine_logprobs, work, log)
+        self.updater.update(number, batch, credit, work, log)
         with self.meter.phase("weight_sync"):
             self.parts.engine.sync()
         return self._record(number, rollouts, batch, log)
@@ -92,6 +92,7 @@ class Run:
                     requests.append(Request(ids[row], key))
             sampling = Sampling(rollout.temperature, rollout.max_completion_tokens, rollout.ignore_eos)
             completions = parts.engine.generate(requests, sampling)
+            parts.engine.release()
         generated = sum(len(completion.token_ids) for completion in completions)
         responses = [(i // rollout.completions_per_prompt, len(c.token_ids)) for i, c in enumerate(completions)]
         flops = step_forward_flops(self.cost, [len(tokens) for tokens in ids], responses, logits=True)
@@ -118,16 +119,19 @@ class Run:
         return Work(sum(lengths), with_logits, without)
 
     @torch.no_grad()
-    def _score(self, batch: RolloutBatch, engine_logprobs: Tensor, work: Work, log: StepLog) -> RolloutBatch:
-        """Old log-probabilities where they are needed before the update, and the reference's where KL is used."""
+    def _score(self, batch: RolloutBatch, work: Work, log: StepLog) -> RolloutBatch:
+        """Old log-probabilities where they are needed before the update, and the reference's where KL is used.
+
+        A penalty in the reward needs them too; an exact engine has already said them.
+        """
         spec, parts = self.spec, self.parts
         several_updates = spec.update.epochs * spec.update.minibatches > 1
         old = ref = None
-        if several_updates or spec.kl.placement == "reward":
+        if several_updates or (spec.kl.placement == "reward" and not parts.engine.exact):
             with self.meter.phase("logprobs"):
                 old = self._over_rows(batch, lambda part: policy_logprobs(parts.policy, part))
             self.meter.count("logprobs", tokens=work.tokens, flops=work.policy_forward)
-            log.add("rollout/engine_logprob_gap", logprob_gap(old, engine_logprobs, batch.mask))
+            log.add("rollout/engine_logprob_gap", logprob_gap(old, batch))
         if parts.reference is not None:
             reference = parts.reference
             with self.meter.phase("reference"):

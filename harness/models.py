@@ -51,14 +51,18 @@ def cache_folder() -> Path:
     return Path(base) / "paribus"
 
 
+def model_folder(name: str) -> str:
+    """A hub id, or a folder of safetensors: what libraries load. A .gguf file is de-quantised first."""
+    source = locate(name)
+    return str(dequantised(Path(source))) if source.endswith(".gguf") else source
+
+
 def load_model(name: str) -> tuple[Any, Any]:
     """(model, tokenizer) in float32, dropout off by evaluation mode. Raises UserError or InfrastructureError."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = locate(name)
-    if source.endswith(".gguf"):
-        source = str(dequantised(Path(source)))
+    source = model_folder(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, padding_side="left")
         model = AutoModelForCausalLM.from_pretrained(

@@ -1,8 +1,8 @@
 """The policy, its frozen reference and its critic: log-probabilities, entropy and values of response tokens.
 
-Every forward shares prompts: each distinct prompt is run once and its key-value cache, under autograd, serves all
-its completions; only the completions are run per sample. The numbers are those of a forward over the whole
-sequences (the tests hold the two against each other). Logits are made for response positions only.
+Every forward is packed (see `harness.attention`): each distinct prompt is run once for all its completions, and
+padding is never run. The numbers are those of a forward over the whole sequences (the tests hold the two against
+each other). Logits are made for response positions only.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
+from harness.attention import IMPLEMENTATION, Packed
 from harness.batch import PolicyOutputs, RolloutBatch
 from harness.models import load_model
 from harness.spec import CriticTable, ModelTable
 from harness.types import Prompt, UserError
+from harness.vocabulary import token_logprobs
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -33,6 +34,7 @@ class Policy:
         self.model, self.tokenizer = model, tokenizer
         self.temperature = temperature
         self.dtype = DTYPES[dtype]
+        model.set_attn_implementation(IMPLEMENTATION)
         self.backbone: Any = model.base_model
         self.head: Any = model.get_output_embeddings()
         ids = model.generation_config.eos_token_id
@@ -98,42 +100,31 @@ class Policy:
             mask[row, width - len(tokens) :] = 1
         return ids.to(self.device), mask.to(self.device)
 
-    def hidden(self, ids: Tensor, mask: Tensor, position_ids: Tensor, cache: Any) -> Tensor:
-        """Last hidden states [B, T, H] of `ids` behind `cache`; the mask covers cache and ids."""
-        return self.backbone(
-            input_ids=ids, attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True
-        ).last_hidden_state
+    def hidden(self, ids: Tensor, layout: Any) -> Tensor:
+        """Last hidden states [L, C] of packed tokens `ids` [L]."""
+        return hidden_states(self.backbone, ids, layout)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self.head(hidden)
+    def logits(self, hidden_nC: Tensor) -> Tensor:
+        return self.head(hidden_nC)
 
-    def response_hidden(self, batch: RolloutBatch) -> Tensor:
-        """Hidden states that predict each response token, [B, T, H]: the state before token t stands at t."""
-        return response_hidden(self.backbone, batch)
-
-    def token_stats(self, hidden_BTH: Tensor, batch: RolloutBatch) -> tuple[Tensor, Tensor]:
+    def token_stats(self, states_nC: Tensor, batch: RolloutBatch) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies [B, T] at the sampling temperature, 0 where the mask is 0."""
-        where = batch.mask.bool()
-        logits = self.logits(hidden_BTH[where]).float() / self.temperature
-        logprobs_all = torch.log_softmax(logits, dim=-1)
-        picked = logprobs_all.gather(1, batch.response_ids[where][:, None])[:, 0]
-        with torch.no_grad():
-            entropy = -(logprobs_all.exp() * logprobs_all).sum(-1)
-        shape = batch.mask.shape
-        # index_put on a fresh tensor: differentiable, and deterministic since every position is written once.
-        scatter = [torch.zeros(shape, device=x.device).masked_scatter(where, x) for x in (picked, entropy)]
-        return scatter[0], scatter[1]
+        tokens = batch.response_ids[batch.mask.bool()]
+        logprobs, entropies = token_logprobs(
+            states_nC.to(self.dtype), self.head.weight, self.head.bias, tokens, temperature=self.temperature
+        )
+        return unpacked(logprobs, batch), unpacked(entropies, batch)
 
     def forward(
         self, batch: RolloutBatch, critic: Critic | None = None, *, trunk_gradient: bool = True
     ) -> PolicyOutputs:
         """Log-probabilities and entropy; with a critic on this trunk also values, from the same forward."""
         with self.autocast():
-            hidden = self.response_hidden(batch)
-            logprobs, entropy = self.token_stats(hidden, batch)
+            states = response_states(self.backbone, batch)
+            logprobs, entropy = self.token_stats(states, batch)
             values = None
             if critic is not None:
-                values = critic.head_values(hidden if trunk_gradient else hidden.detach())
+                values = critic.head_values(states if trunk_gradient else states.detach(), batch)
         return PolicyOutputs(logprobs, entropy, values)
 
     def weights_sha256(self) -> str:
@@ -163,37 +154,44 @@ class Critic:
         """What the critic's own optimizer steps: a shared trunk belongs to the policy's."""
         return [*(self.trunk.parameters() if self.trunk is not None else ()), *self.head.parameters()]
 
-    def head_values(self, hidden_BTH: Tensor) -> Tensor:
-        return self.head(hidden_BTH)[..., 0].float()
+    def head_values(self, states_nC: Tensor, batch: RolloutBatch) -> Tensor:
+        return unpacked(self.head(states_nC)[:, 0].float(), batch)
 
     def values(self, batch: RolloutBatch) -> Tensor:
-        """[B, T]; values under a 0 mask are whatever came out, and never read."""
+        """[B, T], 0 where the mask is 0."""
         with self.policy.autocast():
             trunk = self.policy.backbone if self.trunk is None else self.trunk
-            return self.head_values(response_hidden(trunk, batch))
+            return self.head_values(response_states(trunk, batch), batch)
 
 
-def response_hidden(backbone: Any, batch: RolloutBatch) -> Tensor:
-    """[B, T, H] by shared prompts: the prompts once, then the completions on copies of their cache."""
-    prompt_positions = (batch.prompt_mask.cumsum(1) - 1).clamp(min=0)
-    cache: Any = DynamicCache(config=backbone.config)
-    prompt_hidden = backbone(
-        input_ids=batch.prompt_ids, attention_mask=batch.prompt_mask, position_ids=prompt_positions,
-        past_key_values=cache, use_cache=True,
-    ).last_hidden_state[:, -1:][batch.prompt_of]  # fmt: skip
-    # The state before the last response token is the last one needed.
-    inputs = batch.response_ids[:, :-1]
-    if inputs.shape[1] == 0:
-        return prompt_hidden
-    cache.batch_select_indices(batch.prompt_of)
-    length = torch.arange(inputs.shape[1], device=inputs.device)
-    hidden = backbone(
-        input_ids=inputs,
-        attention_mask=torch.cat([batch.prompt_mask[batch.prompt_of], batch.mask[:, :-1].long()], dim=1),
-        position_ids=batch.prompt_lengths_B[:, None] + length,
-        past_key_values=cache, use_cache=True,
-    ).last_hidden_state  # fmt: skip
-    return torch.cat([prompt_hidden, hidden], dim=1)
+def hidden_states(backbone: Any, ids: Tensor, layout: Any) -> Tensor:
+    """Last hidden states [L, C] of packed tokens `ids` [L]."""
+    return backbone(
+        input_ids=ids[None], position_ids=layout.position_ids, use_cache=False, layout=layout
+    ).last_hidden_state[0]
+
+
+def response_states(backbone: Any, batch: RolloutBatch) -> Tensor:
+    """The hidden state that predicts each response token, [n, C]: row by row, as the batch's mask picks them.
+
+    One forward over prompts, once each, and completions; the state before a response's last token is the last one
+    needed, so that token is not run.
+    """
+    lengths = batch.mask.sum(1).long()
+    prompt_lengths = batch.prompt_mask.sum(1)
+    layout = Packed(prompt_lengths, lengths - 1, batch.prompt_of)
+    ids = torch.cat([batch.prompt_ids[batch.prompt_mask.bool()], batch.response_ids[:, :-1][batch.mask[:, 1:].bool()]])
+    hidden = hidden_states(backbone, ids, layout)
+    prompt_ends = prompt_lengths.cumsum(0) - 1
+    starts = layout.prompts.total + (lengths - 1).cumsum(0) - (lengths - 1)
+    behind = starts[:, None] + torch.arange(batch.mask.shape[1] - 1, device=ids.device)
+    at = torch.cat([prompt_ends[batch.prompt_of][:, None], behind], dim=1)
+    return hidden.index_select(0, at[batch.mask.bool()])
+
+
+def unpacked(x_n: Tensor, batch: RolloutBatch) -> Tensor:
+    """[n] of response tokens → [B, T], 0 where the mask is 0."""
+    return torch.zeros(batch.mask.shape, device=x_n.device).masked_scatter(batch.mask.bool(), x_n)
 
 
 def state_sha256(model: nn.Module) -> str:

@@ -30,6 +30,11 @@ CURRENCIES: tuple[str, ...] = get_args(Currency)
 ARM_TABLES = ("rollout", "update", "kl", "advantage", "critic")
 
 
+def none_word(value: Any) -> Any:
+    """TOML has no null: the word "none" stands for it."""
+    return None if value == "none" else value
+
+
 class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -71,7 +76,10 @@ class UpdateTable(Table):
     epochs: Count = 1
     minibatches: Count = 1
     micro_batch_tokens: Count = 16_384
-    """Most tokens (padding included) in one forward; memory only, gradients do not depend on it."""
+    """Most tokens in one forward, each prompt counted once; memory only, gradients do not depend on it."""
+    importance_cap: Annotated[Positive | None, BeforeValidator(none_word)] = None
+    """Weight each token's loss by the trainer's over the engine's probability of it, at most this; "none" is no
+    weighting. For engines whose probabilities differ from the trainer's."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     clip_high: Positive = 0.2
     max_grad_norm: Positive = 1.0
@@ -103,7 +111,7 @@ class AdvantageTable(Table):
 class CriticTable(Table):
     kind: Literal["separate", "shared"] = "separate"
     learning_rate: Positive = 1e-5
-    value_clip: Annotated[Positive | None, BeforeValidator(lambda value: None if value == "none" else value)] = 0.2
+    value_clip: Annotated[Positive | None, BeforeValidator(none_word)] = 0.2
     """How far a value may move from the rollout's before its loss is clipped; "none" turns clipping off."""
     loss_coefficient: Positive = 0.1
     """Weight of the value loss beside the policy loss where the two share a trunk."""

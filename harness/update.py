@@ -99,8 +99,8 @@ class Updater:
                 "critic", critic.parameters, spec, lr=spec.critic.learning_rate, max_grad_norm=spec.critic.max_grad_norm
             )
 
-    def update(self, step: int, batch: RolloutBatch, credit: Credit, engine: Tensor, work: Work, log: StepLog) -> None:
-        """All epochs and minibatches of a step. engine: [B, T] the engine's log-probabilities.
+    def update(self, step: int, batch: RolloutBatch, credit: Credit, work: Work, log: StepLog) -> None:
+        """All epochs and minibatches of a step.
 
         FLOPs: a forward, and twice that backward; a shared trunk's warm-up goes back through the head alone.
         """
@@ -115,60 +115,53 @@ class Updater:
                 share = len(rows) / batch.size
                 parts = list(self.parts(batch, credit, rows))
                 if critic is not None and critic.shared:
-                    self._update_shared(parts, count, warming_up, engine, log)
+                    self._update_shared(parts, count, warming_up, log)
                     passes = 1 if warming_up else 3
                     self._count("policy_update", passes * work.policy_forward * share, work.tokens * share)
                     continue
                 if not warming_up:
-                    self._update_policy(parts, count, engine, log)
+                    self._update_policy(parts, count, log)
                     self._count("policy_update", 3 * work.policy_forward * share, work.tokens * share)
                 if critic is not None:
                     self._update_critic(parts, count, log)
                     self._count("critic_update", 3 * work.trunk_forward * share, work.tokens * share)
 
-    def parts(self, batch: RolloutBatch, credit: Credit, rows: Tensor) -> Iterator[tuple[Tensor, RolloutBatch, Credit]]:
+    def parts(self, batch: RolloutBatch, credit: Credit, rows: Tensor) -> Iterator[tuple[RolloutBatch, Credit]]:
         for part_rows in micro_batches(batch, rows, tokens=self.spec.update.micro_batch_tokens):
             part = batch.select(part_rows)
-            yield part_rows, part, credit.select(part_rows, part.mask.shape[1])
+            yield part, credit.select(part_rows, part.mask.shape[1])
 
-    def _update_policy(
-        self, parts: list[tuple[Tensor, RolloutBatch, Credit]], count: float, engine: Tensor, log: StepLog
-    ) -> None:
+    def _update_policy(self, parts: list[tuple[RolloutBatch, Credit]], count: float, log: StepLog) -> None:
         with self.meter.phase("policy_update"):
             loss = 0.0
-            for rows, batch, credit in parts:
+            for batch, credit in parts:
                 outputs = self.policy.forward(batch)
                 terms = self.algorithm.loss(outputs, batch, credit)
                 loss += self._backward(terms.policy, count)
                 log.merge(terms)
-                note_gap(outputs, batch, engine[rows], log)
+                note_gap(outputs, batch, log)
             self.policy_trainee.step(loss, log)
 
-    def _update_critic(self, parts: list[tuple[Tensor, RolloutBatch, Credit]], count: float, log: StepLog) -> None:
+    def _update_critic(self, parts: list[tuple[RolloutBatch, Credit]], count: float, log: StepLog) -> None:
         assert self.critic is not None
         assert self.critic_trainee is not None
         with self.meter.phase("critic_update"):
             loss = 0.0
-            for _, batch, credit in parts:
+            for batch, credit in parts:
                 terms = self.algorithm.loss(PolicyOutputs(values=self.critic.values(batch)), batch, credit)
                 loss += self._backward(terms.value, count)
                 log.merge(terms)
             self.critic_trainee.step(loss, log)
 
     def _update_shared(
-        self,
-        parts: list[tuple[Tensor, RolloutBatch, Credit]],
-        count: float,
-        warming_up: bool,
-        engine: Tensor,
-        log: StepLog,
+        self, parts: list[tuple[RolloutBatch, Credit]], count: float, warming_up: bool, log: StepLog
     ) -> None:
         """One forward serves both losses. While the critic warms up, only its head learns."""
         assert self.critic_trainee is not None
         weight = self.spec.critic.loss_coefficient
         with self.meter.phase("policy_update"):
             policy_loss = value_loss = 0.0
-            for rows, batch, credit in parts:
+            for batch, credit in parts:
                 outputs = self.policy.forward(batch, self.critic, trunk_gradient=not warming_up)
                 terms = self.algorithm.loss(outputs, batch, credit)
                 assert terms.policy is not None
@@ -178,7 +171,7 @@ class Updater:
                 policy_loss += float(terms.policy.detach()) / count
                 value_loss += float(terms.value.detach()) / count
                 log.merge(terms)
-                note_gap(outputs, batch, engine[rows], log)
+                note_gap(outputs, batch, log)
             if not warming_up:
                 self.policy_trainee.step(policy_loss, log)
             self.critic_trainee.step(value_loss, log)
@@ -192,13 +185,12 @@ class Updater:
         self.meter.count(phase, tokens=round(tokens), flops=flops)
 
 
-def note_gap(outputs: PolicyOutputs, batch: RolloutBatch, engine: Tensor, log: StepLog) -> None:
+def note_gap(outputs: PolicyOutputs, batch: RolloutBatch, log: StepLog) -> None:
     """The engine's log-probabilities against this forward's, where it is the first since sampling."""
     if batch.old_logprobs is None and outputs.logprobs is not None:
-        gap = logprob_gap(outputs.logprobs.detach(), engine[:, : batch.mask.shape[1]], batch.mask)
-        log.add_max("rollout/engine_logprob_gap", gap)
+        log.add_max("rollout/engine_logprob_gap", logprob_gap(outputs.logprobs.detach(), batch))
 
 
-def logprob_gap(trainer: Tensor, engine: Tensor, mask: Tensor) -> float:
+def logprob_gap(trainer: Tensor, batch: RolloutBatch) -> float:
     """Largest difference between the engine's and the trainer's log-probability of a sampled token, in nats."""
-    return float(((trainer - engine) * mask).abs().max())
+    return float(((trainer - batch.engine_logprobs) * batch.mask).abs().max())

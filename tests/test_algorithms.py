@@ -1,5 +1,6 @@
 """PPO and GRPO as values: credit by hand, the shared policy loss, and where KL goes."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from algorithms import grpo, ppo
 from algorithms.losses import AGGREGATIONS, aggregate, clipped_surrogate, clipped_value_loss, kl_estimate
-from algorithms.objective import token_rewards
+from algorithms.objective import importance_weights, policy_terms, token_rewards
 from harness.batch import Credit, PolicyOutputs
 from harness.spec import KlTable
 from harness.types import UserError
@@ -219,3 +220,16 @@ def test_grpo_refuses_a_single_completion_per_prompt():
 def test_only_ppo_asks_for_a_critic():
     assert ppo.build(tiny.spec("ppo")).needs_critic
     assert not grpo.build(tiny.spec()).needs_critic
+
+
+def test_importance_weights_are_capped_and_weigh_the_surrogate_alone():
+    old = torch.tensor([[-1.0, -1.0, -1.0]])
+    weights = importance_weights(old, old - torch.tensor([[0.0, 0.2, 5.0]]), cap=2.0)
+    torch.testing.assert_close(weights, torch.tensor([[1.0, math.exp(0.2), 2.0]]))
+    batch = made()
+    batch = replace(batch, engine_logprobs=batch.old_logprobs - 0.1 * batch.mask)
+    credit = Credit(torch.ones_like(batch.mask))
+    specs = (tiny.spec("grpo"), tiny.spec("grpo", update={"importance_cap": 5.0}))
+    plain, weighed = (policy_terms(outputs(batch), batch, credit, spec) for spec in specs)
+    assert float(weighed.policy) == pytest.approx(float(plain.policy) * math.exp(0.1), rel=1e-4)
+    assert weighed.metrics["policy/importance_weight"].value == pytest.approx(math.exp(0.1), rel=1e-4)

@@ -7,13 +7,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
 from harness.flops import ForwardCost, step_forward_flops
+from harness.policy import response_states
 
 
 def eager(**options):
-    """Attention written out, so that the counter sees its products."""
+    """transformers' own attention, written out, so that the counter sees its products."""
     policy = tiny.policy(**options)
     policy.model.set_attn_implementation("eager")
     return policy
+
+
+def written_out():
+    """The same for our attention: a fused kernel on a CPU is no product to the counter."""
+    return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
 
 
 def cost_of(policy):
@@ -60,12 +66,13 @@ def test_a_plain_forward_costs_what_is_counted():
 
 
 @pytest.mark.parametrize("logits", [True, False])
-def test_a_shared_prefix_forward_costs_what_is_counted(logits):
-    policy = eager()
+def test_a_packed_forward_costs_what_is_counted(logits):
+    policy = tiny.policy()
     cost = cost_of(policy)
-    # Equal lengths: padding is computed, but it is no work asked for.
+    # Equal lengths: attention is computed on rectangles, and their padding is no work asked for.
     batch = tiny.batch(policy, [(30, [6, 6, 6]), (30, [6, 6])])
-    found = counted(lambda: policy.forward(batch) if logits else policy.response_hidden(batch))
+    with written_out():
+        found = counted(lambda: policy.forward(batch) if logits else response_states(policy.backbone, batch))
     masked_away = cost.attention * (2 * 30 * 29 / 2 + 5 * 5 * 4 / 2)
     asked = step_forward_flops(cost, [30, 30], [(0, 6)] * 3 + [(1, 6)] * 2, logits=logits)
     assert asked + masked_away == pytest.approx(found, rel=0.02)
@@ -78,10 +85,20 @@ def test_sharing_a_prompt_saves_its_repetitions():
     assert apart - shared == pytest.approx(3 * cost.sequence(50))
 
 
+def test_linear_maps_never_run_padding():
+    policy = tiny.policy()
+    cost = cost_of(policy)
+    batch = tiny.batch(policy, tiny.RAGGED)
+    tokens = int(batch.prompt_mask.sum() + batch.mask.sum()) - batch.size
+    found = counted(lambda: policy.forward(batch))
+    assert found == tokens * cost.linear + int(batch.mask.sum()) * cost.head
+
+
 def test_backward_costs_twice_the_forward():
-    policy = eager()
+    policy = tiny.policy()
     batch = tiny.batch(policy, [(30, [6, 6, 6])])
-    forward = counted(lambda: policy.forward(batch))
-    with FlopCounterMode(display=False) as counter:
-        policy.forward(batch).logprobs.sum().backward()
+    with written_out():
+        forward = counted(lambda: policy.forward(batch))
+        with FlopCounterMode(display=False) as counter:
+            policy.forward(batch).logprobs.sum().backward()
     assert counter.get_total_flops() == pytest.approx(3 * forward, rel=0.02)

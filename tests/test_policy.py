@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 
+from harness.attention import plain_attention
 from harness.policy import Critic
 from harness.spec import CriticTable
 from harness.types import Prompt, UserError
@@ -41,9 +42,10 @@ def naive(policy, batch, critic=None):
     for row, (prompt, response) in enumerate(sequences):
         ids[row, : len(prompt) + len(response)] = torch.cat([prompt, response])
         mask[row, : len(prompt) + len(response)] = 1
-    logits = policy.model(input_ids=ids, attention_mask=mask, use_cache=False).logits / policy.temperature
     trunk = policy.backbone if critic is None or critic.trunk is None else critic.trunk
-    hidden = trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    with plain_attention(policy.model, trunk):
+        logits = policy.model(input_ids=ids, attention_mask=mask, use_cache=False).logits / policy.temperature
+        hidden = trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     states = hidden[..., 0] if critic is None else critic.head(hidden)[..., 0]
     shape = batch.mask.shape
     results = []

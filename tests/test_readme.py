@@ -52,6 +52,7 @@ def test_shown_algorithm_assigns_the_leave_one_out_advantage(tmp_path: Path) -> 
         prompt_ids=torch.ones(1, 2, dtype=torch.long), prompt_mask=torch.ones(1, 2, dtype=torch.long),
         prompt_of=torch.zeros(3, dtype=torch.long), response_ids=torch.ones(3, 2, dtype=torch.long),
         mask=torch.ones(3, 2), loss_mask=torch.ones(3, 2), scores=torch.tensor([1.0, 0.0, 0.0]),
+        engine_logprobs=torch.zeros(3, 2),
     )  # fmt: skip
     credit = algorithm.assign_credit(batch, None)
     torch.testing.assert_close(credit.advantages, torch.tensor([[1.0], [-0.5], [-0.5]]).expand(3, 2))

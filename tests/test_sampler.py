@@ -10,10 +10,12 @@ import scipy.stats
 import tiny
 import torch
 
+from harness.attention import plain_attention
 from harness.collate import collate
 from harness.engines.base import Request, Sampling
-from harness.engines.torch_engine import TorchEngine, draw, uniforms
+from harness.engines.torch_engine import TorchEngine, uniforms
 from harness.types import Prompt, Reward, Rollout
+from harness.vocabulary import draw
 
 CAP = 12
 
@@ -51,7 +53,8 @@ def test_log_probabilities_equal_the_trainers(temperature):
         Rollout(Prompt("p", "", ""), r.prompt_ids, groups[r.prompt_ids], c, Reward(0.0, False, None))
         for r, c in zip(wanted, completions, strict=True)
     ]
-    batch, engine_logprobs = collate(policy, rollouts, mask_truncated=False)
+    batch = collate(policy, rollouts, mask_truncated=False)
+    engine_logprobs = batch.engine_logprobs
     trainer = policy.forward(batch).logprobs.detach()
     torch.testing.assert_close(engine_logprobs, trainer, rtol=0, atol=1e-5)
     assert len({len(c.token_ids) for c in completions}) > 3
@@ -63,7 +66,7 @@ def test_greedy_equals_a_loop_without_cache():
     for request, completion in zip(wanted, sample(policy, wanted, temperature=0.0), strict=True):
         ids, logprobs = list(request.prompt_ids), []
         while len(ids) - len(request.prompt_ids) < CAP:
-            with torch.no_grad():
+            with torch.no_grad(), plain_attention(policy.model):
                 logits = policy.model(torch.tensor([ids]), use_cache=False).logits[0, -1]
             ids.append(int(logits.argmax()))
             logprobs.append(float(logits.log_softmax(0)[ids[-1]]))
@@ -143,13 +146,13 @@ def test_frequencies_follow_the_softmax_at_the_temperature(temperature):
     policy, prompt = tiny.policy(seed=2), (5, 9, 12)
     completions = sample(policy, [Request(prompt, s) for s in range(6000)], batch_size=6000, cap=2,
                          temperature=temperature)  # fmt: skip
-    with torch.no_grad():
+    with torch.no_grad(), plain_attention(policy.model):
         first = policy.model(torch.tensor([prompt])).logits[0, -1]
     counts = Counter(c.token_ids[0] for c in completions)
     assert frequencies_fit(counts, (first / temperature).softmax(0))
     assert not frequencies_fit(counts, (first / (temperature * 1.4)).softmax(0))
     common = next(token for token, _ in counts.most_common() if token != tiny.EOS)
-    with torch.no_grad():
+    with torch.no_grad(), plain_attention(policy.model):
         second = policy.model(torch.tensor([[*prompt, common]])).logits[0, -1]
     followers = Counter(c.token_ids[1] for c in completions if c.token_ids[0] == common)
     assert frequencies_fit(followers, (second / temperature).softmax(0))
@@ -201,11 +204,12 @@ def test_log_probabilities_move_with_the_weights():
     engine = TorchEngine(policy, batch_size=8)
     wanted, sampling = [Request((3, 4, 5), 1)], Sampling(0.0, 1)
     before = engine.generate(wanted, sampling)[0].logprobs[0]
-    with torch.no_grad():
+    with torch.no_grad(), plain_attention(policy.model):
         policy.head.weight.mul_(0.5)
     engine.sync()
     after = engine.generate(wanted, sampling)[0].logprobs[0]
-    logits = policy.model(torch.tensor([[3, 4, 5]])).logits[0, -1].detach()
+    with plain_attention(policy.model):
+        logits = policy.model(torch.tensor([[3, 4, 5]])).logits[0, -1].detach()
     assert abs(after - before) > 1e-3
     assert after == pytest.approx(float(logits.log_softmax(0).max()), abs=1e-5)
 

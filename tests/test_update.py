@@ -1,6 +1,7 @@
 """Updates: accumulated gradients equal one batch's, warm-up, clipping, and what stops a run."""
 
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -43,8 +44,9 @@ class Setup:
 
     def update(self, step=1, *, batch=None, credit=None, engine=None):
         batch = batch or self.batch
-        engine = torch.zeros_like(batch.mask) if engine is None else engine
-        self.updater.update(step, batch, credit or self.credit, engine, Work(10, 100.0, 80.0), self.log)
+        if engine is not None:
+            batch = replace(batch, engine_logprobs=engine)
+        self.updater.update(step, batch, credit or self.credit, Work(10, 100.0, 80.0), self.log)
         return self.log
 
     def hashes(self):
@@ -276,7 +278,7 @@ def test_the_engine_gap_is_the_largest_difference_on_a_sampled_token(tokens):
         assert setup.batch.mask[1, 5] == 0
         log = setup.update(engine=engine)
         assert log.means["rollout/engine_logprob_gap"].value == pytest.approx(0.25, abs=1e-5)
-        assert logprob_gap(engine, engine, setup.batch.mask) == 0
+        assert logprob_gap(engine, replace(setup.batch, engine_logprobs=engine)) == 0
 
 
 def test_a_log_combines_means_by_their_counts_and_keeps_maxima():

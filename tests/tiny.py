@@ -82,7 +82,7 @@ def rollouts(shapes: Sequence[tuple[int, Sequence[int]]], seed: int = 0) -> list
 def batch(
     owner: Policy, shapes: Sequence[tuple[int, Sequence[int]]], seed: int = 0, *, mask_truncated: bool = False
 ) -> RolloutBatch:
-    return collate(owner, rollouts(shapes, seed), mask_truncated=mask_truncated)[0]
+    return collate(owner, rollouts(shapes, seed), mask_truncated=mask_truncated)
 
 
 def share_of_a(completion: str, answer: str) -> Reward:

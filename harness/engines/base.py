@@ -24,8 +24,14 @@ class Sampling(NamedTuple):
 
 
 class Engine(Protocol):
+    exact: bool
+    """Log-probabilities are the trainer's own, to rounding, so they can stand for those under the old policy."""
+
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """One completion per request, in order."""
+
+    def release(self) -> None:
+        """Give memory back until the next `sync`: no generation comes before it."""
 
     def sync(self) -> None:
         """Take over the policy's weights after an update."""

@@ -1,0 +1,126 @@
+"""Steady speed and memory of one arm, by phase: a few real steps, no tracking, no evaluation, nothing kept.
+
+FLOPs are the model's (`harness.flops`), counted from the shapes that were run; what they are measured against is a
+large matrix product timed in the same process, in the type the model computes in.
+"""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+from rich.table import Table
+
+from harness.loop import Run
+from harness.meter import PHASES
+from harness.policy import DTYPES
+from harness.progress import duration
+from harness.spec import RunSpec
+from harness.worker import Job, assemble
+
+WARM_UP_STEPS = 1
+GEMM_SIZE = 2048
+GEMM_REPEATS = 12
+
+
+def profile(job: Job, steps: int) -> dict[str, Any]:
+    """Medians over `steps` steps after a warm-up step. The critic's own warm-up is skipped: it is not steady."""
+    spec = job.spec.model_copy(update={"critic": job.spec.critic.model_copy(update={"warmup_steps": 0})})
+    run = Run(assemble(job._replace(spec=spec)))
+    try:
+        before = gemm_peak(run.parts.policy.device, spec)
+        measured = [measured_step(run) for _ in range(WARM_UP_STEPS + steps)][WARM_UP_STEPS:]
+        peak = max(before, gemm_peak(run.parts.policy.device, spec))
+    finally:
+        run.meter.close()
+        run.parts.engine.close()
+    return summary(spec, measured, peak)
+
+
+def measured_step(run: Run) -> dict[str, Any]:
+    record = run.step()
+    meter = run.meter
+    phases = {
+        name: {"s": meter.seconds[name], "tokens": meter.tokens[name], "flops": meter.flops[name]}
+        for name in PHASES if name in meter.seconds
+    }  # fmt: skip
+    return {"record": record, "phases": phases, "peak_bytes": max(meter.peak_bytes.values())}
+
+
+def summary(spec: RunSpec, measured: list[dict[str, Any]], gemm_peak_flops: float) -> dict[str, Any]:
+    def middle(*path: str) -> float:
+        values = []
+        for step in measured:
+            value: Any = step
+            for key in path:
+                value = value[key]
+            values.append(value)
+        return median(values)
+
+    step_s = middle("record", "time/step_s")
+    phases: dict[str, dict[str, float | None]] = {}
+    for name in measured[0]["phases"]:
+        seconds, tokens = middle("phases", name, "s"), middle("phases", name, "tokens")
+        phases[name] = {
+            "s": seconds,
+            "tokens_per_s": tokens / seconds if tokens and seconds > 0 else None,
+            "flops": middle("phases", name, "flops"),
+        }
+    flops = sum(float(phase["flops"] or 0) for phase in phases.values())
+    return {
+        "suite": spec.suite.name, "arm": spec.arm, "steps": len(measured), "step_s": step_s,
+        "samples_per_s": middle("record", "throughput/samples_per_s"),
+        "tokens_per_s": middle("record", "throughput/tokens_per_s"),
+        "phases": phases, "peak_bytes": max(step["peak_bytes"] for step in measured),
+        "gemm_peak_flops_per_s": gemm_peak_flops, "flop_utilisation": flops / step_s / gemm_peak_flops,
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def gemm_peak(device: torch.device, spec: RunSpec) -> float:
+    """FLOP/s of the fastest of a few large square products, in the type that forwards compute in."""
+    a, b = (torch.randn(GEMM_SIZE, GEMM_SIZE, device=device, dtype=DTYPES[spec.model.dtype]) for _ in range(2))
+    best = float("inf")
+    for _ in range(GEMM_REPEATS):
+        start = time.perf_counter()
+        c = a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    assert c.shape == a.shape
+    return 2.0 * GEMM_SIZE**3 / best
+
+
+def render(result: dict[str, Any]) -> Table:
+    table = Table(
+        title=f"{result['suite']} · {result['arm']} · median of {result['steps']} steps", title_justify="left"
+    )
+    for name, justify in (("phase", "left"), ("time", "right"), ("share", "right"), ("tokens/s", "right"),
+                          ("GFLOP", "right"), ("GFLOP/s", "right")):  # fmt: skip
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    step_s = result["step_s"]
+    for name, phase in result["phases"].items():
+        row(table, name.replace("_", " "), phase["s"], step_s, phase["tokens_per_s"], phase["flops"])
+    between = step_s - sum(phase["s"] for phase in result["phases"].values())
+    row(table, "between phases", between, step_s, None, 0.0)
+    table.add_section()
+    total = sum(phase["flops"] for phase in result["phases"].values())
+    row(table, "step", step_s, step_s, result["tokens_per_s"], total)
+    peak, memory = result["gemm_peak_flops_per_s"], psutil.virtual_memory().total
+    table.caption = (
+        f"{result['samples_per_s']:.2f} samples/s; {total / step_s / 1e9:,.0f} of {peak / 1e9:,.0f} GFLOP/s measured as"
+        f" this machine's peak ({result['flop_utilisation']:.0%}); "
+        f"peak memory {result['peak_bytes'] / 2**30:.2f} GiB of {memory / 2**30:.0f} GiB"
+    )
+    return table
+
+
+def row(table: Table, name: str, seconds: float, step_s: float, tokens_per_s: float | None, flops: float) -> None:
+    table.add_row(
+        name, duration(seconds) if seconds >= 60 else f"{seconds:.3g} s", f"{seconds / step_s:.0%}",
+        f"{tokens_per_s:,.0f}" if tokens_per_s else "", f"{flops / 1e9:,.0f}" if flops else "",
+        f"{flops / seconds / 1e9:,.0f}" if flops else "",
+    )  # fmt: skip
