@@ -28,6 +28,10 @@ UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 
 
 class Layout(Protocol):
+    @property
+    def position_ids(self) -> Tensor:
+        """[1, L]: 0 on each prompt's first token."""
+
     def attend(
         self, layer: int, query_LHD: Tensor, key_LKD: Tensor, value_LKD: Tensor, scaling: float, window: int | None
     ) -> Tensor:
@@ -71,8 +75,8 @@ def plain_attention(*models: Any) -> Iterator[None]:
             model.set_attn_implementation(IMPLEMENTATION)
 
 
-def masked_attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, scaling: float) -> Tensor:
-    """softmax(q kᵀ · scaling) v, where a query sees the keys that `visible` [B, T, S] says; None is all of them.
+def masked_attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scaling: float) -> Tensor:
+    """softmax(q kᵀ · scaling) v, where a query sees the keys that `visible` [B, T, S] says.
 
     query [B, T, H, D], key and value [B, S, K, D]; → [B, T, H, D]. The H/K query heads that share a key head are
     laid behind each other as queries, so that keys are never repeated.
@@ -81,9 +85,7 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor 
     S, K = key.shape[1:3]
     groups = H // K
     folded = query.view(B, T, K, groups, D).permute(0, 2, 3, 1, 4).reshape(B, K, groups * T, D)
-    mask = None
-    if visible is not None:
-        mask = visible[:, None, None].expand(-1, 1, groups, T, S).reshape(-1, 1, groups * T, S)
+    mask = visible[:, None, None].expand(-1, 1, groups, T, S).reshape(-1, 1, groups * T, S)
     mixed = torch.nn.functional.scaled_dot_product_attention(
         folded, key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask, scale=scaling
     )
@@ -145,12 +147,11 @@ class Packed:
 
     def __init__(self, prompt_lengths: Tensor, lengths: Tensor, prompt_of: Tensor) -> None:
         self.prompts, self.sequences = Rectangle(prompt_lengths), Rectangle(lengths)
-        self.prompt_lengths, self.lengths, self.prompt_of = prompt_lengths, lengths, prompt_of
+        self.prompt_lengths, self.prompt_of = prompt_lengths, prompt_of
         self._visible: dict[int | None, tuple[Tensor, Tensor]] = {}
 
     @property
     def position_ids(self) -> Tensor:
-        """[1, L]: 0 on each prompt's first token."""
         device = self.prompt_lengths.device
         prompt = self.prompts.pack(torch.arange(self.prompts.width, device=device).repeat(self.prompts.rows, 1))
         if not self.sequences.total:
@@ -229,7 +230,7 @@ class Decoding:
     def __init__(self, prefill: Prefill, prompt_of: Tensor, room: int) -> None:
         assert bool((prompt_of.diff() >= 0).all())
         self.prompt_lengths, self.sampled = prefill.prompt_lengths, 0
-        self.prompts_even = prefill.prompts.even
+        self.width, self.prompts_even = prefill.prompts.width, prefill.prompts.even
         self.prompt_keys: dict[int, tuple[Tensor, Tensor]] = {}
         self.own: dict[int, tuple[Tensor, Tensor]] = {}
         for layer, kept in prefill.kept.items():
@@ -275,16 +276,12 @@ class Decoding:
             if not self.prompts_even or window is not None:
                 device = self.prompt_lengths.device
                 start = self.prompt_lengths[self.prompt_of][:, None]
-                prompt = torch.arange(int(self._width), device=device).expand(len(start), -1)
+                prompt = torch.arange(self.width, device=device).expand(len(start), -1)
                 at = torch.cat([prompt, start + torch.arange(self.sampled + 1, device=device)], dim=1)
-                real = torch.cat([prompt < start, torch.ones_like(at[:, self._width :], dtype=torch.bool)], dim=1)
+                real = torch.cat([prompt < start, torch.ones_like(at[:, self.width :], dtype=torch.bool)], dim=1)
                 found = ~(causal(start + self.sampled, at, window) & real)[:, None, None]
             self._hidden[window] = found
         return self._hidden[window]
-
-    @property
-    def _width(self) -> int:
-        return next(iter(self.prompt_keys.values()))[1].shape[2]
 
     def attend(
         self, layer: int, query_LHD: Tensor, key_LKD: Tensor, value_LKD: Tensor, scaling: float, window: int | None
@@ -294,20 +291,15 @@ class Decoding:
         keys, values = keys[:, :, : self.sampled + 1], values[:, :, : self.sampled + 1]
         prompt_keys_NKDP, prompt_values_NKPD = self.prompt_keys[layer]
         B, H, D = query_LHD.shape
-        K, width = keys.shape[1], self._width
+        K = keys.shape[1]
         query_BKgD = (query_LHD * scaling).view(B, K, H // K, D)
-        scores = torch.cat(
-            [
-                self._by_prompt(query_BKgD, prompt_keys_NKDP),
-                query_BKgD @ keys.transpose(2, 3),
-            ],
-            dim=3,
-        )
+        scores = torch.cat([self._by_prompt(query_BKgD, prompt_keys_NKDP), query_BKgD @ keys.transpose(2, 3)], dim=3)
         hidden = self.hidden(window)
         if hidden is not None:
             scores.masked_fill_(hidden, -torch.inf)
         weights = scores.softmax(3, dtype=torch.float32).to(values.dtype)
-        mixed = self._by_prompt(weights[..., :width], prompt_values_NKPD) + weights[..., width:] @ values
+        on_prompt, on_own = weights[..., : self.width], weights[..., self.width :]
+        mixed = self._by_prompt(on_prompt, prompt_values_NKPD) + on_own @ values
         return mixed.reshape(B, H, D)
 
     def _by_prompt(self, rows_BKgx: Tensor, per_prompt_NKxy: Tensor) -> Tensor:

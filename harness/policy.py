@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.attention import IMPLEMENTATION, Packed
+from harness.attention import IMPLEMENTATION, Layout, Packed
 from harness.batch import PolicyOutputs, RolloutBatch
 from harness.models import load_model
 from harness.spec import CriticTable, ModelTable
@@ -100,7 +100,7 @@ class Policy:
             mask[row, width - len(tokens) :] = 1
         return ids.to(self.device), mask.to(self.device)
 
-    def hidden(self, ids: Tensor, layout: Any) -> Tensor:
+    def hidden(self, ids: Tensor, layout: Layout) -> Tensor:
         """Last hidden states [L, C] of packed tokens `ids` [L]."""
         return hidden_states(self.backbone, ids, layout)
 
@@ -164,7 +164,7 @@ class Critic:
             return self.head_values(response_states(trunk, batch), batch)
 
 
-def hidden_states(backbone: Any, ids: Tensor, layout: Any) -> Tensor:
+def hidden_states(backbone: Any, ids: Tensor, layout: Layout) -> Tensor:
     """Last hidden states [L, C] of packed tokens `ids` [L]."""
     return backbone(
         input_ids=ids[None], position_ids=layout.position_ids, use_cache=False, layout=layout

@@ -51,29 +51,26 @@ def measured_step(run: Run) -> dict[str, Any]:
 
 
 def summary(spec: RunSpec, measured: list[dict[str, Any]], gemm_peak_flops: float) -> dict[str, Any]:
-    def middle(*path: str) -> float:
-        values = []
-        for step in measured:
-            value: Any = step
-            for key in path:
-                value = value[key]
-            values.append(value)
-        return median(values)
+    def of_record(name: str) -> float:
+        return median(step["record"][name] for step in measured)
 
-    step_s = middle("record", "time/step_s")
+    def of_phase(phase: str, name: str) -> float:
+        return median(step["phases"][phase][name] for step in measured)
+
+    step_s, flops = of_record("time/step_s"), 0.0
     phases: dict[str, dict[str, float | None]] = {}
     for name in measured[0]["phases"]:
-        seconds, tokens = middle("phases", name, "s"), middle("phases", name, "tokens")
+        seconds, tokens, work = (of_phase(name, key) for key in ("s", "tokens", "flops"))
         phases[name] = {
             "s": seconds,
             "tokens_per_s": tokens / seconds if tokens and seconds > 0 else None,
-            "flops": middle("phases", name, "flops"),
+            "flops": work,
         }
-    flops = sum(float(phase["flops"] or 0) for phase in phases.values())
+        flops += work
     return {
         "suite": spec.suite.name, "arm": spec.arm, "steps": len(measured), "step_s": step_s,
-        "samples_per_s": middle("record", "throughput/samples_per_s"),
-        "tokens_per_s": middle("record", "throughput/tokens_per_s"),
+        "samples_per_s": of_record("throughput/samples_per_s"),
+        "tokens_per_s": of_record("throughput/tokens_per_s"),
         "phases": phases, "peak_bytes": max(step["peak_bytes"] for step in measured),
         "gemm_peak_flops_per_s": gemm_peak_flops, "flop_utilisation": flops / step_s / gemm_peak_flops,
     }  # fmt: skip

@@ -1,7 +1,7 @@
 """The sampler that shares the trainer's own weights: batched decoding with a key-value cache, in process.
 
-Each distinct prompt is read once and its keys and values copied to its samples; finished sequences leave the batch.
-A token is drawn by inverting the cumulative distribution at one uniform number per position, taken from a
+Each distinct prompt is read once, and its keys and values are held once for all its samples; finished sequences leave
+the batch. A token is drawn by inverting the cumulative distribution at one uniform number per position, taken from a
 counter-based generator keyed by the request's seed: no draw depends on the batch, on its order, or on what was drawn
 before.
 """
@@ -22,7 +22,7 @@ from harness.spec import RunSpec
 from harness.types import Completion
 from harness.vocabulary import draw
 
-# Sequences leave a batch when at least this share of it is done: each time, the whole cache is copied.
+# Sequences leave a batch when at least this share of it is done: each time, what the others have sampled is copied.
 LEAVE_SHARE = 0.25
 
 
