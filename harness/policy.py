@@ -11,11 +11,14 @@ import contextlib
 import copy
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from harness.attention import IMPLEMENTATION, Layout, Packed
 from harness.batch import PolicyOutputs, RolloutBatch
@@ -42,8 +45,10 @@ class Policy:
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
     @classmethod
-    def load(cls, table: ModelTable, *, temperature: float) -> Policy:
+    def load(cls, table: ModelTable, *, temperature: float, gradient_checkpointing: bool = False) -> Policy:
         model, tokenizer = load_model(table.name)
+        if gradient_checkpointing:
+            checkpoint_layers(model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(model.to(device), tokenizer, dtype=table.dtype, temperature=temperature)
 
@@ -162,6 +167,18 @@ class Critic:
         with self.policy.autocast():
             trunk = self.policy.backbone if self.trunk is None else self.trunk
             return self.head_values(response_states(trunk, batch), batch)
+
+
+def checkpoint_layers(model: nn.Module) -> None:
+    """Have each decoder layer keep its input alone for the backward, which runs the layer again: less memory, one more
+    forward. Copies made of the model do the same. transformers' own switch works in training mode only, which would
+    turn dropout on.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise UserError(f"update.gradient_checkpointing = true: {type(model).__name__} has no layers to checkpoint")
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def hidden_states(backbone: Any, ids: Tensor, layout: Layout) -> Tensor:

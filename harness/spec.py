@@ -64,6 +64,8 @@ class RolloutTable(Table):
     """Sample every completion to the cap; for timing only."""
     engine_batch: Count = 256
     """Most sequences the sampler decodes at once; memory only, completions do not depend on it."""
+    engine_memory_gib: Positive = 1.0
+    """vLLM's store of keys and values; sequences that it has no room for wait. The torch engine takes what it needs."""
     truncated: Literal["grade", "zero", "mask"] = "grade"
     """A completion cut by the cap: graded as it stands, given reward 0, or left out of the loss."""
 
@@ -77,6 +79,8 @@ class UpdateTable(Table):
     minibatches: Count = 1
     micro_batch_tokens: Count = 16_384
     """Most tokens in one forward, each prompt counted once; memory only, gradients do not depend on it."""
+    gradient_checkpointing: bool = False
+    """Run each layer's forward again in the backward instead of keeping it; memory only, gradients are the same."""
     importance_cap: Annotated[Positive | None, BeforeValidator(none_word)] = None
     """Weight each token's loss by the trainer's over the engine's probability of it, at most this; "none" is no
     weighting. For engines whose probabilities differ from the trainer's."""

@@ -98,7 +98,9 @@ def assemble(job: Job) -> Any:
     torch.manual_seed(stable_hash(spec.suite.name, job.seed))
     task = registry.resolve("tasks", spec.suite.task, "suite.task")
     algorithm = registry.resolve("algorithms", spec.algorithm, f"arms.{spec.arm}.algorithm")(spec)
-    policy = Policy.load(spec.model, temperature=spec.rollout.temperature)
+    policy = Policy.load(
+        spec.model, temperature=spec.rollout.temperature, gradient_checkpointing=spec.update.gradient_checkpointing
+    )
     engine = registry.resolve("engines", spec.rollout.engine, "rollout.engine")(policy, spec)
     critic = Critic(policy, spec.critic) if job.train and algorithm.needs_critic else None
     reference = policy.frozen_copy() if job.train and spec.kl.placement != "none" else None

@@ -6,11 +6,14 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from algorithms.losses import AGGREGATIONS, aggregate, clipped_surrogate, clipped_value_loss
 from harness.batch import Credit, Mean
 from harness.meter import Meter
-from harness.policy import Critic
+from harness.policy import Critic, Policy, checkpoint_layers
+from harness.spec import ModelTable
+from harness.types import UserError
 from harness.update import Diverged, StepLog, Trainee, Updater, Work, logprob_gap
 
 LEARNERS = {"grpo": ("grpo", "separate"), "ppo separate": ("ppo", "separate"), "ppo shared": ("ppo", "shared")}
@@ -290,3 +293,60 @@ def test_a_log_combines_means_by_their_counts_and_keeps_maxima():
     log.add_max("c", -1.0)
     log.add_max("c", -2.0)
     assert log.means == {"a": Mean(8.0, 4), "b": Mean(2.0, 1), "c": Mean(-1.0, 1)}
+
+
+def one_gradient_step(learner, *, checkpointed):
+    """The weights after two updates, and the bytes of activations that one forward keeps for its backward."""
+    with Setup(learner) as setup:
+        if checkpointed:
+            for model in (setup.policy.model, setup.critic and setup.critic.trunk):
+                if model is not None:
+                    checkpoint_layers(model)
+        kept = []
+
+        def keep(tensor):
+            kept.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            setup.policy.forward(setup.batch)
+        for step in (1, 2):
+            setup.update(step)
+        return setup.hashes(), sum(kept)
+
+
+@each_learner
+def test_checkpointed_layers_keep_less_and_change_nothing(learner):
+    (weights, critic), kept = one_gradient_step(learner, checkpointed=False)
+    (same_weights, same_critic), less = one_gradient_step(learner, checkpointed=True)
+    assert weights == same_weights
+    for one, other in zip(critic, same_critic, strict=True):
+        assert torch.equal(one, other)
+    assert less < kept / 2
+
+
+def test_copies_of_a_checkpointed_policy_run_their_own_layers():
+    policy = tiny.policy()
+    checkpoint_layers(policy.model)
+    reference = policy.frozen_copy()
+    batch = tiny.batch(policy, tiny.RAGGED)
+    before = reference.forward(batch).logprobs
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            weight.mul_(1.5)
+    assert torch.equal(reference.forward(batch).logprobs, before)
+    assert not torch.equal(policy.forward(batch).logprobs, before)
+
+
+def test_a_model_without_layers_to_checkpoint_is_refused():
+    with pytest.raises(UserError, match="gradient_checkpointing"):
+        checkpoint_layers(torch.nn.Linear(2, 2))
+
+
+def test_the_setting_checkpoints_the_policy_that_is_loaded():
+    table = ModelTable(name="package://suites/arithmetic_base")
+    for wanted in (False, True):
+        policy = Policy.load(table, temperature=1.0, gradient_checkpointing=wanted)
+        layers = [m for m in policy.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        assert layers
+        assert {"forward" in vars(layer) for layer in layers} == {wanted}
