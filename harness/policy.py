@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from harness import kernels
 from harness.attention import IMPLEMENTATION, Layout, Packed
 from harness.batch import PolicyOutputs, RolloutBatch
 from harness.models import load_model
@@ -38,6 +39,8 @@ class Policy:
         self.temperature = temperature
         self.dtype = DTYPES[dtype]
         model.set_attn_implementation(IMPLEMENTATION)
+        if kernels.available(self.device, self.dtype):
+            kernels.adopt(model)
         self.backbone: Any = model.base_model
         self.head: Any = model.get_output_embeddings()
         ids = model.generation_config.eos_token_id

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.kernels import product
+
 # A slice of rows × vocabulary, in bytes of float32.
 CHUNK_BYTES = 64 * 2**20
 # Probabilities up to this many bytes are kept for the backward; recomputing them costs one more forward of the map.
@@ -84,21 +86,21 @@ class _TokenLogprobs(torch.autograd.Function):
                 d_logits = scaled_logits(states, cast, bias, ctx.temperature).softmax(1)
             d_logits.mul_(-outer[:, None]).scatter_add_(1, picked[:, None], outer[:, None])
             start = number * ctx.rows
-            product = d_logits.to(hidden.dtype)
+            typed = d_logits.to(hidden.dtype)
             if d_hidden is not None:
-                torch.mm(product, cast, out=d_hidden[start : start + len(states)])
+                d_hidden[start : start + len(states)] = product(typed, cast.T)
             if d_weight is not None:
-                if product.dtype == d_weight.dtype:
-                    d_weight.addmm_(product.T, states)
+                if typed.dtype == d_weight.dtype:
+                    d_weight.addmm_(typed.T, states)
                 else:
-                    d_weight += product.T @ states
+                    d_weight += typed.T @ states
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
         return d_hidden, d_weight, d_bias, None, None, None
 
 
 def scaled_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    logits = torch.nn.functional.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype)).float()
+    logits = product(hidden, weight, None if bias is None else bias.to(hidden.dtype)).float()
     return logits if temperature == 1 else logits.div_(temperature)
 
 

@@ -224,7 +224,7 @@ REGISTRY = Registry(
 @each_learner
 @pytest.mark.parametrize("kl", [{}, *KL_IN.values()], ids=["no kl", *KL_IN])
 def test_a_worker_builds_only_what_is_asked_for(learner, kl, monkeypatch, tmp_path):
-    monkeypatch.setattr(Policy, "load", lambda table, temperature: tiny.policy(temperature=temperature))
+    monkeypatch.setattr(Policy, "load", lambda table, temperature, **_: tiny.policy(temperature=temperature))
     with torch.random.fork_rng():
         parts = assemble(Job(spec(learner, kl=kl), 0, True, tmp_path, REGISTRY))
         base = assemble(Job(spec(learner, kl=kl), 0, False, tmp_path, REGISTRY))

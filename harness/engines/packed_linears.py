@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.kernels import available
 from harness.policy import Policy
 
 # Below this many bytes the weights stay in the processor's cache, and there is nothing to win.
@@ -25,10 +26,11 @@ class PackedLinears:
 
     def __init__(self) -> None:
         self._forwards: dict[nn.Linear, Callable[[Tensor], Tensor]] = {}
+        self._trainers: dict[nn.Linear, Any] = {}
 
     def take(self, policy: Policy) -> None:
         """Pack the weights as they are, unless they are packed already."""
-        if self._forwards or not supported(policy):
+        if self._forwards or not available(policy.device, policy.dtype):
             return
         linears = [module for module in policy.model.modules() if type(module) is nn.Linear]
         if sum(module.weight.nbytes for module in linears) < WORTHWHILE_BYTES:
@@ -43,16 +45,13 @@ class PackedLinears:
 
     def __enter__(self) -> None:
         for module, forward in self._forwards.items():
+            self._trainers[module] = module.forward
             module.forward = forward  # type: ignore[method-assign, assignment]
 
     def __exit__(self, *_: Any) -> None:
-        for module in self._forwards:
-            del module.forward
-
-
-def supported(policy: Policy) -> bool:
-    on_cpu = policy.device.type == "cpu" and policy.dtype == torch.float32
-    return on_cpu and torch.backends.mkldnn.is_available()
+        for module, forward in self._trainers.items():
+            module.forward = forward  # type: ignore[method-assign]
+        self._trainers.clear()
 
 
 def linear(x: Tensor, *, weight: Tensor, bias: Tensor | None) -> Tensor:
