@@ -68,9 +68,9 @@ class Run:
         mask_truncated = self.spec.rollout.truncated == "mask"
         batch = collate(self.parts.policy, rollouts, mask_truncated=mask_truncated)
         work = self._work(batch)
-        batch = self._score(batch, work, log)
+        batch = self._score(number, batch, work, log)
         credit = self._assign_credit(batch, work, log)
-        self.updater.update(number, batch, credit, work, log)
+        self.updater.update(number, batch, credit, work, log, critic_is_done=self.updater.one_pass_critic)
         with self.meter.phase("weight_sync"):
             self.parts.engine.sync()
         return self._record(number, rollouts, batch, log)
@@ -119,15 +119,17 @@ class Run:
         return Work(sum(lengths), with_logits, without)
 
     @torch.no_grad()
-    def _score(self, batch: RolloutBatch, work: Work, log: StepLog) -> RolloutBatch:
+    def _score(self, number: int, batch: RolloutBatch, work: Work, log: StepLog) -> RolloutBatch:
         """Old log-probabilities where they are needed before the update, and the reference's where KL is used.
 
-        A penalty in the reward needs them too; an exact engine has already said them.
+        A penalty in the reward needs them too; an exact engine has already said them. Any other engine is held
+        against the trainer every step, also in those in which a critic of its own alone is trained.
         """
         spec, parts = self.spec, self.parts
         several_updates = spec.update.epochs * spec.update.minibatches > 1
+        critic_alone = parts.critic is not None and not parts.critic.shared and number <= spec.critic.warmup_steps
         old = ref = None
-        if several_updates or (spec.kl.placement == "reward" and not parts.engine.exact):
+        if several_updates or (not parts.engine.exact and (spec.kl.placement == "reward" or critic_alone)):
             with self.meter.phase("logprobs"):
                 old = self._over_rows(batch, lambda part: policy_logprobs(parts.policy, part))
             self.meter.count("logprobs", tokens=work.tokens, flops=work.policy_forward)
@@ -143,7 +145,9 @@ class Run:
     def _assign_credit(self, batch: RolloutBatch, work: Work, log: StepLog) -> Credit:
         values = None
         critic = self.parts.critic
-        if critic is not None:
+        if self.updater.one_pass_critic:
+            values = self.updater.values_and_critic_update(batch, work, log)
+        elif critic is not None:
             with self.meter.phase("values"):
                 values = self._over_rows(batch, critic.values) * batch.mask
             self.meter.count("values", tokens=work.tokens, flops=work.trunk_forward)

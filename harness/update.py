@@ -1,7 +1,8 @@
 """The gradient side of a step: minibatches, micro-batches, backward, clip, optimizer.
 
 Losses come as sums and are divided once by the minibatch's global count, so micro-batches change nothing. A critic
-of its own is updated after the policy, in a pass of its own: the activations of the two are never held at once.
+of its own is updated in a pass of its own: the activations of the two are never held at once. Where it sees a rollout
+once, that pass also makes the values that the advantages are formed with.
 """
 
 from __future__ import annotations
@@ -99,8 +100,43 @@ class Updater:
                 "critic", critic.parameters, spec, lr=spec.critic.learning_rate, max_grad_norm=spec.critic.max_grad_norm
             )
 
-    def update(self, step: int, batch: RolloutBatch, credit: Credit, work: Work, log: StepLog) -> None:
-        """All epochs and minibatches of a step.
+    @property
+    def one_pass_critic(self) -> bool:
+        """A critic of its own that sees each rollout once: one forward gives its values and their gradient."""
+        once = self.spec.update.epochs * self.spec.update.minibatches == 1
+        return once and self.critic is not None and not self.critic.shared
+
+    def values_and_critic_update(self, batch: RolloutBatch, work: Work, log: StepLog) -> Tensor:
+        """Values [B, T] of the critic as it was, while it is updated from them.
+
+        A sequence's returns follow from its own rewards and values, so each micro-batch has its own.
+        """
+        assert self.critic is not None
+        assert self.critic_trainee is not None
+        count = float(aggregate_count(batch.loss_mask, mode=self.spec.update.aggregation))
+        values_BT, loss = torch.zeros_like(batch.mask), 0.0
+        everything = torch.arange(batch.size, device=batch.mask.device)
+        with self.meter.phase("critic_update"):
+            for rows in micro_batches(batch, everything, tokens=self.spec.update.micro_batch_tokens):
+                part = batch.select(rows)
+                with torch.set_grad_enabled(count > 0):
+                    outputs = PolicyOutputs(values=self.critic.values(part))
+                    assert outputs.values is not None
+                    values = outputs.values.detach()
+                    values_BT[rows, : part.mask.shape[1]] = values
+                    if count > 0:
+                        terms = self.algorithm.loss(outputs, part, self.algorithm.assign_credit(part, values))
+                        loss += self._backward(terms.value, count)
+                        log.merge(terms)
+            if count > 0:
+                self.critic_trainee.step(loss, log)
+        self._count("critic_update", (3 if count > 0 else 1) * work.trunk_forward, work.tokens)
+        return values_BT
+
+    def update(
+        self, step: int, batch: RolloutBatch, credit: Credit, work: Work, log: StepLog, *, critic_is_done: bool = False
+    ) -> None:
+        """All epochs and minibatches of a step. critic_is_done: it has learnt from this rollout already.
 
         FLOPs: a forward, and twice that backward; a shared trunk's warm-up goes back through the head alone.
         """
@@ -122,7 +158,7 @@ class Updater:
                 if not warming_up:
                     self._update_policy(parts, count, log)
                     self._count("policy_update", 3 * work.policy_forward * share, work.tokens * share)
-                if critic is not None:
+                if critic is not None and not critic_is_done:
                     self._update_critic(parts, count, log)
                     self._count("critic_update", 3 * work.trunk_forward * share, work.tokens * share)
 

@@ -295,6 +295,52 @@ def test_a_log_combines_means_by_their_counts_and_keeps_maxima():
     assert log.means == {"a": Mean(8.0, 4), "b": Mean(2.0, 1), "c": Mean(-1.0, 1)}
 
 
+def rewarded_like(batch, values):
+    """Returns of a sequence's own: its score, discounted to where the critic stands."""
+    rewards = batch.mask * batch.scores[:, None]
+    return Credit(rewards - values, rewards * 0.5 ** batch.mask.cumsum(1), values)
+
+
+@pytest.mark.parametrize("tokens", [1, 60, 10_000])
+@pytest.mark.parametrize("masked", [False, True])
+def test_one_pass_gives_the_critics_values_and_its_update(tokens, masked):
+    update = {"micro_batch_tokens": tokens}
+    with Setup("ppo separate", update=update, masked=masked) as apart:
+        values = apart.critic.values(apart.batch).detach()
+        apart.update(credit=rewarded_like(apart.batch, values))
+    with Setup("ppo separate", update=update, masked=masked) as once:
+        assert once.updater.one_pass_critic
+        once.updater.algorithm = once.updater.algorithm._replace(assign_credit=rewarded_like)
+        found = once.updater.values_and_critic_update(once.batch, Work(10, 100.0, 80.0), once.log)
+    torch.testing.assert_close(found, values, rtol=1e-5, atol=1e-5)
+    for one, other in zip(once.critic.parameters, apart.critic.parameters, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    for name in ("critic/loss", "critic/grad_norm", "critic/clip_fraction"):
+        assert once.log.means[name].value == pytest.approx(apart.log.means[name].value, abs=1e-5)
+    assert once.meter.flops["critic_update"] == 3 * 80.0
+    assert "values" not in once.meter.seconds
+
+
+def test_without_a_token_in_the_loss_one_pass_gives_values_and_moves_nothing():
+    with Setup("ppo separate") as setup:
+        nothing = replace(setup.batch, loss_mask=torch.zeros_like(setup.batch.loss_mask))
+        before = setup.hashes()[1]
+        values = setup.updater.values_and_critic_update(nothing, Work(10, 100.0, 80.0), setup.log)
+        torch.testing.assert_close(values, setup.critic.values(setup.batch).detach())
+        assert all(torch.equal(one, other) for one, other in zip(before, setup.critic.parameters, strict=True))
+        assert not setup.log.means
+        assert setup.meter.flops["critic_update"] == 80.0
+
+
+@pytest.mark.parametrize(
+    ("learner", "update"), [("grpo", {}), ("ppo shared", {}), ("ppo separate", {"epochs": 2}),
+                            ("ppo separate", {"minibatches": 2})],
+)  # fmt: skip
+def test_the_critic_has_a_pass_for_its_values_where_more_than_one_update_wants_them(learner, update):
+    with Setup(learner, update=update) as setup:
+        assert not setup.updater.one_pass_critic
+
+
 def one_gradient_step(learner, *, checkpointed):
     """The weights after two updates, and the bytes of activations that one forward keeps for its backward."""
     with Setup(learner) as setup:
