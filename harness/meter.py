@@ -1,7 +1,7 @@
 """Phases of a step: seconds, tokens, FLOPs and peak memory, each read at the phase's own edges.
 
 On a GPU the device is synchronised at both edges and the allocator's peak is reset at the first. On a CPU memory
-is the process's resident set, sampled while the phase runs; it includes the interpreter and libraries.
+is the process's resident set; it includes the interpreter and libraries.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import torch
@@ -19,32 +20,53 @@ PHASES = (
     "rollout", "reward", "logprobs", "reference", "values", "policy_update", "critic_update", "weight_sync",
 )  # fmt: skip
 SAMPLE_SECONDS = 0.01
+# See proc(5): writing 5 resets the peak of the resident set, VmHWM.
+RESET_PEAK, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 class PeakRss:
-    """Samples the resident set in a thread; `reset` starts a new peak, `peak` reads it, in bytes."""
+    """The largest resident set since the last `reset`, in bytes.
+
+    The kernel keeps that mark itself: it misses nothing and costs nothing in between. Where it cannot be reset (other
+    systems than Linux, some containers) the resident set is sampled in a thread.
+    """
 
     def __init__(self) -> None:
         self._process = psutil.Process()
         self._peak = 0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        try:
+            RESET_PEAK.write_text("5")
+        except OSError:
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
 
     def _watch(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):
             self._peak = max(self._peak, self._process.memory_info().rss)
 
     def reset(self) -> None:
-        self._peak = self._process.memory_info().rss
+        if self._thread is None:
+            RESET_PEAK.write_text("5")
+        else:
+            self._peak = self._process.memory_info().rss
 
     def peak(self) -> int:
+        if self._thread is None:
+            return kernel_peak()
         self._peak = max(self._peak, self._process.memory_info().rss)
         return self._peak
 
     def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._stop.set()
+            self._thread.join()
+
+
+def kernel_peak() -> int:
+    lines = STATUS.read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
 
 
 class Meter:

@@ -97,13 +97,19 @@ def test_an_unknown_phase_is_refused(meter):
     assert "lunch" not in PHASES
 
 
-def test_the_peak_counts_memory_that_is_gone_at_the_phases_end(meter):
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_the_peak_counts_memory_that_is_gone_at_the_phases_end(by_kernel, monkeypatch, tmp_path, request):
+    if not by_kernel:
+        monkeypatch.setattr("harness.meter.RESET_PEAK", tmp_path / "no" / "clear_refs")
+    meter = Meter(torch.device("cpu"))
+    request.addfinalizer(meter.close)
     with meter.phase("reward"):
         pass
     with meter.phase("rollout"):
         block = torch.ones(96 * MIB // 4)
         held = tensor_bytes([block])
-        time.sleep(0.1)  # the resident set is sampled
+        if not by_kernel:
+            time.sleep(0.1)  # the resident set is sampled
         del block
     with meter.phase("values"):
         pass
@@ -119,7 +125,8 @@ def test_the_peak_is_not_below_what_is_held(meter):
     assert meter.peak_bytes["rollout"] >= tensor_bytes([block])
 
 
-def test_closing_ends_the_sampling_thread():
+def test_closing_ends_the_sampling_thread(monkeypatch, tmp_path):
+    monkeypatch.setattr("harness.meter.RESET_PEAK", tmp_path / "no" / "clear_refs")
     meter = Meter(torch.device("cpu"))
     thread = meter._rss._thread
     assert thread.is_alive()

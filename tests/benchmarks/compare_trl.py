@@ -31,7 +31,7 @@ other settings.
 - Both sample with what they have in process: TRL with transformers' `generate`, its default and the only engine of its
   PPO, paribus with its `torch` engine. Neither uses vLLM.
 - TRL's PPO always has KL in its reward, so that is what is compared; its reward model is the rule, without a network.
-- paribus has its meters on, as in any run: a thread that reads the resident set 100 times a second. TRL's, slightly.
+- paribus has its meters on, as in any run: clocks and memory peaks read at the edges of phases. TRL's, slightly.
 - Prompts are of nearly equal length (91 to 96 tokens; 12 on the tiny model) and completions of exactly equal length:
   TRL computes on padding and paribus does not, and here there is next to none. TRL's.
 
