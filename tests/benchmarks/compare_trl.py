@@ -93,7 +93,7 @@ class Side:
             self.prompt_tokens = self.worker.loaded["prompt_tokens"]
             self.worker.step()
         seconds, answer = self.worker.step()
-        self.peak_bytes = max(self.peak_bytes, self.worker.peak_bytes())
+        self.peak_bytes = max(self.peak_bytes, self.worker.peak_bytes(), answer.get("peak_bytes", 0))
         if not self.resident:
             self.leave()
         return seconds, answer

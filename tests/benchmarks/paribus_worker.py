@@ -80,10 +80,13 @@ def main() -> None:
     prompt_tokens = [len(run.parts.policy.encode(prompt, limit=limit)) for prompt in run.parts.task.train()]
     peak = gemm_peak(run.parts.policy.device, spec)
     channel.answer(prompt_tokens=prompt_tokens)
+    # Its meter resets the process's own mark at every phase, so the driver cannot read the largest off it.
+    peak_bytes = 0
     while channel.wait():
         record = run.step()
+        peak_bytes = max(peak_bytes, *run.meter.peak_bytes.values())
         tokens = round(record["rollout/length_mean"] * spec.step_samples)
-        channel.answer(tokens=tokens, flops=sum(run.meter.flops.values()))
+        channel.answer(tokens=tokens, flops=sum(run.meter.flops.values()), peak_bytes=peak_bytes)
     run.meter.close()
     channel.answer(gemm_peak=max(peak, gemm_peak(run.parts.policy.device, spec)))
 

@@ -1,8 +1,9 @@
 """How the driver steps its workers: one word on a worker's standard input, one JSON line back on its standard output.
 
 A worker that is not asked waits in a blocking read. The driver times each request itself, from the word to the answer,
-and reads processor time and peak memory of a worker from /proc, so that neither side reports on itself. Standard
-library only: TRL's environments need not have what paribus has.
+and reads processor time and peak memory of a worker from /proc, so that neither side reports on itself; only paribus,
+whose meter resets the kernel's peak, adds the largest it has seen. Standard library only: TRL's environments need not
+have what paribus has.
 """
 
 from __future__ import annotations
