@@ -126,10 +126,9 @@ class Run:
         against the trainer every step, also in those in which a critic of its own alone is trained.
         """
         spec, parts = self.spec, self.parts
-        several_updates = spec.update.epochs * spec.update.minibatches > 1
-        critic_alone = parts.critic is not None and not parts.critic.shared and number <= spec.critic.warmup_steps
+        critic_alone = self.updater.warming_up(number) and parts.critic is not None and not parts.critic.shared
         old = ref = None
-        if several_updates or (not parts.engine.exact and (spec.kl.placement == "reward" or critic_alone)):
+        if spec.update.several or (not parts.engine.exact and (spec.kl.placement == "reward" or critic_alone)):
             with self.meter.phase("logprobs"):
                 old = self._over_rows(batch, lambda part: policy_logprobs(parts.policy, part))
             self.meter.count("logprobs", tokens=work.tokens, flops=work.policy_forward)

@@ -89,6 +89,11 @@ class UpdateTable(Table):
     max_grad_norm: Positive = 1.0
     aggregation: Literal["token_mean", "sequence_mean", "sequence_sum"] = "sequence_mean"
 
+    @property
+    def several(self) -> bool:
+        """Each rollout feeds more than one update, so what the first one changes is old to the next."""
+        return self.epochs * self.minibatches > 1
+
 
 class KlTable(Table):
     coefficient: NonNegative = 0.0

@@ -103,8 +103,11 @@ class Updater:
     @property
     def one_pass_critic(self) -> bool:
         """A critic of its own that sees each rollout once: one forward gives its values and their gradient."""
-        once = self.spec.update.epochs * self.spec.update.minibatches == 1
-        return once and self.critic is not None and not self.critic.shared
+        return not self.spec.update.several and self.critic is not None and not self.critic.shared
+
+    def warming_up(self, step: int) -> bool:
+        """Only the critic learns in this step."""
+        return self.critic is not None and step <= self.spec.critic.warmup_steps
 
     def values_and_critic_update(self, batch: RolloutBatch, work: Work, log: StepLog) -> Tensor:
         """Values [B, T] of the critic as it was, while it is updated from them.
@@ -120,14 +123,11 @@ class Updater:
             for rows in micro_batches(batch, everything, tokens=self.spec.update.micro_batch_tokens):
                 part = batch.select(rows)
                 with torch.set_grad_enabled(count > 0):
-                    outputs = PolicyOutputs(values=self.critic.values(part))
-                    assert outputs.values is not None
-                    values = outputs.values.detach()
-                    values_BT[rows, : part.mask.shape[1]] = values
+                    values = self.critic.values(part)
+                    values_BT[rows, : part.mask.shape[1]] = values.detach()
                     if count > 0:
-                        terms = self.algorithm.loss(outputs, part, self.algorithm.assign_credit(part, values))
-                        loss += self._backward(terms.value, count)
-                        log.merge(terms)
+                        credit = self.algorithm.assign_credit(part, values.detach())
+                        loss += self._value_backward(values, part, credit, count, log)
             if count > 0:
                 self.critic_trainee.step(loss, log)
         self._count("critic_update", (3 if count > 0 else 1) * work.trunk_forward, work.tokens)
@@ -141,7 +141,7 @@ class Updater:
         FLOPs: a forward, and twice that backward; a shared trunk's warm-up goes back through the head alone.
         """
         spec, critic = self.spec, self.critic
-        warming_up = critic is not None and step <= spec.critic.warmup_steps
+        warming_up = self.warming_up(step)
         for epoch in range(spec.update.epochs):
             key = (spec.suite.name, self.seed, step, epoch)
             for rows in minibatches(batch, spec.update.minibatches, key=key):
@@ -184,10 +184,13 @@ class Updater:
         with self.meter.phase("critic_update"):
             loss = 0.0
             for batch, credit in parts:
-                terms = self.algorithm.loss(PolicyOutputs(values=self.critic.values(batch)), batch, credit)
-                loss += self._backward(terms.value, count)
-                log.merge(terms)
+                loss += self._value_backward(self.critic.values(batch), batch, credit, count, log)
             self.critic_trainee.step(loss, log)
+
+    def _value_backward(self, values: Tensor, batch: RolloutBatch, credit: Credit, count: float, log: StepLog) -> float:
+        terms = self.algorithm.loss(PolicyOutputs(values=values), batch, credit)
+        log.merge(terms)
+        return self._backward(terms.value, count)
 
     def _update_shared(
         self, parts: list[tuple[RolloutBatch, Credit]], count: float, warming_up: bool, log: StepLog
