@@ -196,4 +196,6 @@ def cause(error: Exception) -> str:
         return system.group(1) + (f" ({error.filename})" if isinstance(error, OSError) and error.filename else "")
     if "timeout" in text.lower():
         return "no answer in time"
+    if wrapped := re.search(r"Caused by \w{1,60}\(['\"]([^'\"]{1,120})", text):
+        return wrapped.group(1).rstrip(".")
     return text.splitlines()[0][:240]
