@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness import matching
+from harness.fitting import bounds, largest_that_fits
 from harness.journal import write_json
 from harness.models import locate
 from harness.progress import Display, duration
@@ -39,6 +40,8 @@ REPORTED = ("bench.json", "report.html", "summary.md", "comparison.json", "junit
 TRACKED = ("steps.jsonl", "samples.jsonl", "evals/*.json", "worker.log")
 MLFLOW_STATUS: Mapping[str, Status] = {"finished": "FINISHED", "interrupted": "KILLED"}
 TRACKING_PATIENCE_S = 60.0
+# Micro-batches are fitted to this share of the cap: over many steps an allocator comes to hold more than in the first.
+FITTED_SHARE = 0.92
 
 
 Report = TypeVar("Report")
@@ -61,6 +64,10 @@ class RunRow:
     steps: int = 0
     spent: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    out_of_memory_in: dict[str, str] | None = None
+    """Phase and component, where that is what ended it."""
+    conditions: dict[str, Any] = field(default_factory=dict)
+    """The machine "before" and "after" (`harness.conditions`)."""
 
     @property
     def folder(self) -> str:
@@ -72,6 +79,7 @@ class Ended:
     status: str
     reason: str | None
     exit_code: int
+    where: dict[str, str] | None = None
 
 
 def run_order(bench: BenchSpec) -> list[tuple[str, int]]:
@@ -180,16 +188,20 @@ class Benchmark:
 
     def _all_runs(self, tracker: Tracker, display: Display) -> str:
         self._evaluate_base(tracker, display)
+        if self.bench.regime == "same_gpu":
+            self._fit(display)
         for number, row in enumerate(self.rows, start=1):
             display.start_run(number, row.arm, row.seed)
             self._one_run(row, tracker, display)
-        return "finished" if all(row.status == "finished" for row in self.rows) else "failed"
+        # What an arm needs is part of the question: not to fit is a result, where there is another to hold against it.
+        statuses = {row.status for row in self.rows}
+        return "finished" if "finished" in statuses and statuses <= {"finished", "out_of_memory"} else "failed"
 
     def _evaluate_base(self, tracker: Tracker, display: Display) -> None:
         """What the policy can do before training. A fault here would meet every run, so it ends the benchmark."""
         display.start_base()
         spec = self.bench.run_spec(next(iter(self.bench.arms)))
-        job = Job(spec, self.bench.seeds[0], False, self.folder / BASE, self.registry)
+        job = Job("base", spec, self.bench.seeds[0], self.folder / BASE, self.registry)
         for event in self._child(job):
             if isinstance(event, Ended):
                 if event.status != "finished":
@@ -203,6 +215,47 @@ class Benchmark:
                 display.log(f"base policy on {event['task']}: {event['metrics']['accuracy']:.1%}")
         tracker.log_folder(None, self.folder, [f"{BASE}/evals/*.json"])
 
+    def _fit(self, display: Display) -> None:
+        """Give each arm the largest micro-batch that fits the cap, as measured; no budget is charged for it."""
+        found: dict[str, dict[str, Any]] = {}
+        assert self.bench.budget.memory_gib is not None
+        cap = int(FITTED_SHARE * self.bench.budget.memory_gib * 2**30)
+        for arm in self.bench.arms:
+            smallest, whole = bounds(self.bench.run_spec(arm))
+
+            def peak(tokens: int, arm: str = arm) -> int | None:
+                return self._peak_with(arm, tokens, display)
+
+            best, tries = largest_that_fits(peak, cap, smallest=smallest, whole=whole)
+            tokens = best.tokens if best else None
+            found[arm] = {
+                "cap_bytes": int(self.bench.budget.memory_gib * 2**30), "tokens": tokens, "smallest": smallest,
+                "whole": whole, "tries": [vars(each) for each in tries],
+            }  # fmt: skip
+            display.log(f"{arm}: {f'{tokens:,} tokens of {whole:,} fit' if tokens else 'not even one sequence fits'}")
+        # An arm with no room for a sequence shows as much when it runs.
+        self.bench = self.bench.fitted({arm: each["tokens"] or each["smallest"] for arm, each in found.items()})
+        self.audit = matching.audit(self.bench)
+        arms = {arm: self.bench.run_spec(arm).model_dump(mode="json") for arm in self.bench.arms}
+        self.record |= {"fit": found, "arms": arms}
+        self._write()
+
+    def _peak_with(self, arm: str, tokens: int, display: Display) -> int | None:
+        """The peak memory of an arm's steps with micro-batches of a size, or None where it does not fit."""
+        spec = self.bench.run_spec(arm).with_micro_batch(tokens)
+        assert spec.budget.memory_gib is not None
+        less = spec.budget.model_copy(update={"memory_gib": FITTED_SHARE * spec.budget.memory_gib})
+        spec = spec.model_copy(update={"budget": less})
+        job = Job("fit", spec, self.bench.seeds[0], self.folder / f"{arm}-fit" / str(tokens), self.registry)
+        size = None
+        for event in self._child(job):
+            if not isinstance(event, Ended):
+                size = event["bytes"]
+            elif event.status not in ("finished", "out_of_memory"):
+                raise UserError(f"arms.{arm}: trying micro-batches of {tokens} tokens: {event.reason}")
+        display.log(f"{arm}: micro-batches of {tokens:,} tokens: {f'{size / 2**30:.2f} GiB' if size else 'no room'}")
+        return size
+
     def _one_run(self, row: RunRow, tracker: Tracker, display: Display) -> None:
         spec = self.bench.run_spec(row.arm)
         run = tracker.start_run(row.arm, row.seed, matching.flatten(spec))
@@ -210,12 +263,14 @@ class Benchmark:
         status: Status = "KILLED"
         accuracy = ""
         try:
-            for event in self._child(Job(spec, row.seed, True, self.folder / row.folder, self.registry)):
+            for event in self._child(Job("train", spec, row.seed, self.folder / row.folder, self.registry)):
                 if isinstance(event, Ended):
-                    row.status, row.reason = event.status, event.reason
+                    row.status, row.reason, row.out_of_memory_in = event.status, event.reason, event.where
                     status = "FINISHED" if event.status == "finished" else "FAILED"
                 elif event["event"] == "evidence":
                     self.evidence[row.arm, row.seed] = event["evidence"]
+                elif event["event"] == "conditions":
+                    row.conditions[event["when"]] = event["conditions"]
                 elif event["event"] == "step":
                     self._note_step(row, event["record"])
                     tracker.log_step(run, row.steps, {k: v for k, v in event["record"].items() if k != "step"})
@@ -251,7 +306,7 @@ class Benchmark:
         try:
             while (event := receive(receiver)) is not None:
                 if event["event"] == "end":
-                    ended = Ended(event["status"], event["reason"], event["exit_code"])
+                    ended = Ended(event["status"], event["reason"], event["exit_code"], event["where"])
                 else:
                     yield event
             process.join()

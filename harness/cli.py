@@ -64,11 +64,17 @@ def listed(text: str | None, name: str, kind: type = str) -> list[Any] | None:
 
 
 def resolve(
-    suite: str, profile: str | None, arms: str | None, seeds: str | None, overrides: list[str] | None
+    suite: str,
+    profile: str | None,
+    arms: str | None,
+    seeds: str | None,
+    overrides: list[str] | None,
+    *,
+    for_a_gpu: bool = False,
 ) -> tuple[BenchSpec, Path, str | None]:
-    """The benchmark asked for, its file and the profile taken."""
+    """The benchmark asked for, its file and the profile taken. for_a_gpu: it is meant for one, here or not."""
     path = suite_file(suite)
-    if profile is None and CPU_PROFILE in profiles_of(path) and not has_gpu():
+    if profile is None and CPU_PROFILE in profiles_of(path) and not (for_a_gpu or has_gpu()):
         profile = CPU_PROFILE
         out.print(f"no GPU here: taking the profile {CPU_PROFILE!r} of {path.name}", markup=False)
     bench = load_bench(
@@ -115,15 +121,61 @@ def plan(
     arms: ArmsOption = None,
     seeds: SeedsOption = None,
     overrides: SetOption = None,
+    device: Annotated[str | None, typer.Option(help="a GPU by name, as in h100-80gb")] = None,
+    memory_gib: Annotated[float | None, typer.Option(min=0.01, help="hold the needs against this much memory")] = None,
+    peak_tflops: Annotated[float | None, typer.Option(min=1e-6, help="the device's peak, for the time")] = None,
+    utilisation: Annotated[float, typer.Option(min=0.01, max=1, help="share of the peak that is reached")] = 0.4,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here as well")] = None,
 ) -> None:
-    """Print the matching audit of a suite's arms; trains nothing. Exit 2 where they differ undeclared."""
+    """Say what a benchmark would compare and what each arm would need; trains nothing. Exit 2 where the arms differ
+    undeclared.
+    """
     from harness.bench import audited
+    from harness.journal import write_json
     from harness.matching import audit
-    from harness.plan import render
+    from harness.needs import needs, render, to_json
+    from harness.plan import compared, shared_settings
 
-    spec, path, _ = resolve(suite, profile, arms, seeds, overrides)
-    out.print(render(spec, audit(spec)))
+    spec, path, _ = resolve(suite, profile, arms, seeds, overrides, for_a_gpu=device is not None)
+    found = audit(spec)
+    out.print(compared(spec, found))
     audited(spec, REGISTRY, str(path))
+    target = target_of(spec, device, memory_gib, peak_tflops)
+    algorithms = {
+        arm: REGISTRY.resolve("algorithms", table.algorithm, f"arms.{arm}.algorithm")
+        for arm, table in spec.arms.items()
+    }
+    task = REGISTRY.resolve("tasks", spec.suite.task, "suite.task")
+    try:
+        with out.status("foretelling memory: the learner runs on tensors without contents"):
+            needed, words = needs(spec, algorithms, task, target)
+    except UserError as error:
+        if device or memory_gib or json_file:
+            raise
+        out.print(f"\nneeds not foretold: {error}\n", markup=False)
+        out.print(shared_settings(found))
+        return
+    if json_file is not None:
+        write_json(json_file, to_json(needed, target, utilisation))
+    out.print(render(needed, target, words, utilisation), "", shared_settings(found), sep="\n")
+
+
+def target_of(spec: BenchSpec, device: str | None, memory_gib: float | None, peak_tflops: float | None) -> Any:
+    """What a plan's needs are held against: a named GPU, a given memory, the suite's cap, or this machine."""
+    from harness.devices import CONTEXT_BYTES, named
+    from harness.environment import device_memory
+    from harness.needs import Target
+
+    flops = peak_tflops * 1e12 if peak_tflops else None
+    memory_gib = memory_gib or spec.budget.memory_gib
+    if device is not None:
+        card = named(device)
+        capacity = int(memory_gib * 2**30) if memory_gib else card.memory_bytes - CONTEXT_BYTES
+        return Target(device, capacity, flops or card.peak_flops(spec.model.dtype), on_gpu=True)
+    capacity = int(memory_gib * 2**30) if memory_gib else device_memory()
+    on_gpu = has_gpu() or spec.model.dtype != "float32"
+    name = f"{memory_gib:g} GiB" if memory_gib else "this machine"
+    return Target(name, capacity, flops, on_gpu)
 
 
 @app.command()
@@ -146,7 +198,7 @@ def profile(
     if arm is not None and arm not in bench.arms:
         raise UserError(f"--arm {arm}: accepted: {', '.join(bench.arms)}")
     audited(bench, REGISTRY, str(path))
-    job = Job(bench.run_spec(arm or next(iter(bench.arms))), bench.seeds[0], True, Path(), REGISTRY)
+    job = Job("train", bench.run_spec(arm or next(iter(bench.arms))), bench.seeds[0], Path(), REGISTRY)
     result = measure(job, steps)
     if json_file is not None:
         write_json(json_file, result)

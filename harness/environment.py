@@ -72,5 +72,14 @@ def git_commit() -> str | None:
         return None
 
 
+def device_memory() -> int:
+    """Bytes of the first GPU, or of the machine where there is none."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    return int(psutil.virtual_memory().total)
+
+
 def gib(size: int) -> float:
     return round(size / 2**30, 1)

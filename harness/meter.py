@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from harness.memory import MemoryTracker
+
 PHASES = (
     "rollout", "reward", "logprobs", "reference", "values", "policy_update", "critic_update", "weight_sync",
 )  # fmt: skip
@@ -75,6 +77,7 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._rss = None if device.type == "cuda" else PeakRss()
+        self._tracker: MemoryTracker | None = None
         self.start_step()
 
     def start_step(self) -> None:
@@ -82,20 +85,38 @@ class Meter:
         self.tokens: dict[str, int] = defaultdict(int)
         self.flops: dict[str, float] = defaultdict(float)
         self.peak_bytes: dict[str, int] = defaultdict(int)
+        self.failed_in: str | None = None
         self._started = time.perf_counter()
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         assert name in PHASES, name
         self._reset_peak()
+        if self._tracker is not None:
+            self._tracker.start(name)
         start = time.perf_counter()
         try:
             yield
+        except BaseException:
+            self.failed_in = name
+            raise
         finally:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             self.seconds[name] += time.perf_counter() - start
             self.peak_bytes[name] = max(self.peak_bytes[name], self._read_peak())
+            if self._tracker is not None:
+                self._tracker.stop()
+
+    @contextlib.contextmanager
+    def tracked_by(self, tracker: MemoryTracker) -> Iterator[None]:
+        """The phases inside are told to the tracker, which is switched on."""
+        self._tracker = tracker
+        try:
+            with tracker:
+                yield
+        finally:
+            self._tracker = None
 
     def count(self, name: str, *, tokens: int, flops: float) -> None:
         self.tokens[name] += tokens

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
@@ -18,6 +19,8 @@ from typing import Any
 from harness.types import InfrastructureError, UserError
 
 PACKAGE_SCHEME = "package://"
+# Configurations of common models by hub id, for planning where no hub can be reached.
+SHAPES = Path(__file__).with_name("model_shapes.json")
 
 
 def locate(name: str) -> str:
@@ -60,22 +63,52 @@ def model_folder(name: str) -> str:
 def load_model(name: str) -> tuple[Any, Any]:
     """(model, tokenizer) in float32, dropout off by evaluation mode. Raises UserError or InfrastructureError."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    source = model_folder(name)
+    tokenizer, source = load_tokenizer(name), model_folder(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, padding_side="left")
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
         )
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        kind = UserError if Path(source).exists() else InfrastructureError
-        raise kind(
-            f"model.name = {name!r}: cannot be loaded from the hub or from disk ({reason}); "
-            "name a folder, a package:// path, or a model the hub cache holds"
-        ) from None
+        raise unreachable(name, source, error, "name a folder,") from None
     return model.eval(), tokenizer
+
+
+def load_config(name: str) -> Any:
+    """The model's configuration without its weights: from its folder, the hub or its cache, or the shapes that come
+    along for a few common models. Raises UserError or InfrastructureError.
+    """
+    from transformers import AutoConfig
+
+    source = model_folder(name)
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        shapes = json.loads(SHAPES.read_text(encoding="utf-8"))
+        if (shape := shapes.get(source.removesuffix("-Instruct"))) is not None:
+            return AutoConfig.for_model(**shape)
+        raise unreachable(name, source, error, f"name one of {', '.join(shapes)}, a folder,") from None
+
+
+def load_tokenizer(name: str) -> Any:
+    """Raises UserError or InfrastructureError where it cannot be had."""
+    from transformers import AutoTokenizer
+
+    source = model_folder(name)
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, padding_side="left")
+    except (OSError, ValueError) as error:
+        raise unreachable(name, source, error, "name a folder,") from None
+
+
+def unreachable(name: str, source: str, error: Exception, instead: str) -> UserError:
+    reason = str(error).strip().splitlines()[0][:200]
+    kind = UserError if Path(source).exists() else InfrastructureError
+    return kind(
+        f"model.name = {name!r}: cannot be loaded from the hub or from disk ({reason}); "
+        f"{instead} a package:// path, or a model the hub cache holds"
+    )
 
 
 def dequantised(gguf: Path) -> Path:

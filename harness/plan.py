@@ -12,7 +12,8 @@ from harness.matching import Audit, Difference
 from harness.spec import BenchSpec
 
 
-def render(bench: BenchSpec, audit: Audit) -> Group:
+def compared(bench: BenchSpec, audit: Audit) -> Group:
+    """The arms, what a run costs, and in what the arms differ."""
     rollout, budget = bench.rollout, bench.budget
     samples = rollout.prompts_per_step * rollout.completions_per_prompt
     head = Text.assemble(
@@ -28,10 +29,14 @@ def render(bench: BenchSpec, audit: Audit) -> Group:
         parts.append(differences("declared differences", list(bench.arms), audit.declared))
     if audit.undeclared:
         parts.append(differences("UNDECLARED differences", list(bench.arms), audit.undeclared))
+    return Group(*parts)
+
+
+def shared_settings(audit: Audit) -> Table:
     shared = Table("equal setting", "value", box=None, pad_edge=False)
     for key, value in audit.shared.items():
         shared.add_row(key, Text(shown(value)))
-    return Group(*parts, shared)
+    return shared
 
 
 def differences(title: str, arms: list[str], rows: list[Difference]) -> Table:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,11 @@ class Critic:
         """What the critic's own optimizer steps: a shared trunk belongs to the policy's."""
         return [*(self.trunk.parameters() if self.trunk is not None else ()), *self.head.parameters()]
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What exists because of the critic and outlives a step."""
+        return [*(tensors_of(self.trunk) if self.trunk is not None else ()), *self.head.parameters()]
+
     def head_values(self, states_nC: Tensor, batch: RolloutBatch) -> Tensor:
         return unpacked(self.head(states_nC)[:, 0].float(), batch)
 
@@ -170,6 +175,17 @@ class Critic:
         with self.policy.autocast():
             trunk = self.policy.backbone if self.trunk is None else self.trunk
             return self.head_values(response_states(trunk, batch), batch)
+
+
+def tensors_of(model: nn.Module) -> Iterator[Tensor]:
+    """Weights and buffers."""
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def bytes_in(model: nn.Module, dtype: torch.dtype) -> int:
+    """What the model's weights take in a type."""
+    return torch.empty(0, dtype=dtype).element_size() * sum(weight.numel() for weight in model.parameters())
 
 
 def checkpoint_layers(model: nn.Module) -> None:

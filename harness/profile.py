@@ -7,14 +7,17 @@ large matrix product timed in the same process, in the type the model computes i
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
 import psutil
 import torch
+from rich.console import Group
 from rich.table import Table
 
 from harness.loop import Run
+from harness.memory import COMPONENTS
 from harness.meter import PHASES
 from harness.policy import DTYPES
 from harness.progress import duration
@@ -33,11 +36,12 @@ def profile(job: Job, steps: int) -> dict[str, Any]:
     try:
         before = gemm_peak(run.parts.policy.device, spec)
         measured = [measured_step(run) for _ in range(WARM_UP_STEPS + steps)][WARM_UP_STEPS:]
+        memory = run.memory_by_component()
         peak = max(before, gemm_peak(run.parts.policy.device, spec))
     finally:
         run.meter.close()
         run.parts.engine.close()
-    return summary(spec, measured, peak)
+    return {**summary(spec, measured, peak), "memory": by_phase(memory)}
 
 
 def measured_step(run: Run) -> dict[str, Any]:
@@ -91,7 +95,11 @@ def gemm_peak(device: torch.device, spec: RunSpec) -> float:
     return 2.0 * GEMM_SIZE**3 / best
 
 
-def render(result: dict[str, Any]) -> Table:
+def render(result: dict[str, Any]) -> Group:
+    return Group(speed_table(result), "", memory_table(result["memory"]))
+
+
+def speed_table(result: dict[str, Any]) -> Table:
     table = Table(
         title=f"{result['suite']} · {result['arm']} · median of {result['steps']} steps", title_justify="left"
     )
@@ -112,6 +120,32 @@ def render(result: dict[str, Any]) -> Table:
         f" this machine's peak ({result['flop_utilisation']:.0%}); "
         f"peak memory {result['peak_bytes'] / 2**30:.2f} GiB of {memory / 2**30:.0f} GiB"
     )
+    return table
+
+
+def by_phase(memory: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """`memory/<phase>/<component>_bytes` → phase → component → bytes, the tracked total among them."""
+    found: dict[str, dict[str, float]] = {}
+    for name, size in memory.items():
+        _, phase, component = name.split("/")
+        found.setdefault(phase, {})[component.removesuffix("_bytes")] = size
+    return found
+
+
+def memory_table(memory: Mapping[str, Mapping[str, float]]) -> Table:
+    """Components as rows, phases as columns; in each the moment when that phase held most."""
+    phases = [name for name in PHASES if name in memory]
+    components = [name for name in (*COMPONENTS, "tracked") if any(name in memory[phase] for phase in phases)]
+    table = Table(title="tensors at each phase's peak, MiB", title_justify="left")
+    table.add_column("component")
+    for phase in phases:
+        table.add_column(phase.replace("_", " "), justify="right")
+    for component in components:
+        if component == "tracked":
+            table.add_section()
+        cells = [memory[phase].get(component, 0) / 2**20 for phase in phases]
+        label = "all tensors" if component == "tracked" else component.replace("_", " ")
+        table.add_row(label, *(f"{cell:,.0f}" if cell >= 10 else f"{cell:,.1f}" if cell else "" for cell in cells))
     return table
 
 

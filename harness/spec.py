@@ -6,7 +6,7 @@ what they configure and are the vetted setting.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -27,6 +27,7 @@ Currency = Literal["device_seconds", "generated_tokens", "samples", "steps", "fl
 CURRENCIES: tuple[str, ...] = get_args(Currency)
 # The tables an arm may have of its own. Model, budget, evaluation and seeds are the benchmark's alone: arms
 # that differ there are not compared on equal terms, whatever the reason.
+FITTED = "memory only: the largest micro-batch that was measured to fit the cap"
 ARM_TABLES = ("rollout", "update", "kl", "advantage", "critic")
 
 
@@ -200,6 +201,10 @@ class RunSpec(Table):
     eval: EvalTable
     checkpoint: CheckpointTable = CheckpointTable()
 
+    def with_micro_batch(self, tokens: int) -> RunSpec:
+        """The same run in micro-batches of another size."""
+        return self.model_copy(update={"update": self.update.model_copy(update={"micro_batch_tokens": tokens})})
+
     @property
     def step_samples(self) -> int:
         return self.rollout.prompts_per_step * self.rollout.completions_per_prompt
@@ -229,13 +234,29 @@ class BenchSpec(Table):
     checkpoint: CheckpointTable = CheckpointTable()
     arms: Annotated[dict[Name, ArmTable], Field(min_length=1)]
     seeds: Annotated[tuple[Whole, ...], Field(min_length=1)] = (0, 1, 2)
-    regime: Literal["same_batch"] = "same_batch"
+    regime: Literal["same_batch", "same_gpu"] = "same_batch"
+    """same_batch: everything equal but the algorithm. same_gpu: equal memory and device time; each arm takes the
+    largest micro-batch that fits."""
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> BenchSpec:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds = {list(self.seeds)}: each seed once")
         return self
+
+    @model_validator(mode="after")
+    def _same_gpu_has_a_cap(self) -> BenchSpec:
+        if self.regime == "same_gpu" and (self.budget.memory_gib is None or self.budget.device_seconds is None):
+            raise ValueError("regime = 'same_gpu' needs budget.memory_gib and budget.device_seconds")
+        return self
+
+    def fitted(self, tokens: Mapping[str, int]) -> BenchSpec:
+        """The benchmark with a micro-batch of its own for each arm, declared."""
+        arms = {}
+        for arm, table in self.arms.items():
+            update = {**table.update, "micro_batch_tokens": tokens[arm]}
+            arms[arm] = table.model_copy(update={"update": update, "reason": table.reason or FITTED})
+        return self.model_copy(update={"arms": arms})
 
     def run_spec(self, arm: str) -> RunSpec:
         """Resolve one arm. Raises UserError naming the arm's key where an override is not accepted."""

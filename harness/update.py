@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor
 from algorithms.losses import aggregate_count
 from harness.batch import Algorithm, Credit, LossTerms, Mean, PolicyOutputs, RolloutBatch
 from harness.collate import micro_batches, minibatches
-from harness.meter import Meter, tensor_bytes
+from harness.flops import ForwardCost, step_forward_flops
+from harness.meter import Meter
 from harness.policy import Critic, Policy
 from harness.spec import RunSpec
 
@@ -28,10 +30,9 @@ class Diverged(Exception):
 
 @dataclass
 class StepLog:
-    """Means gathered over a step's updates, and the bytes of its gradients at their most."""
+    """Means gathered over a step's updates."""
 
     means: dict[str, Mean] = field(default_factory=dict)
-    gradient_bytes: int = 0
 
     def add(self, name: str, value: float, count: float = 1.0) -> None:
         self.means[name] = self.means.get(name, Mean(0, 0)) + Mean(value * count, count)
@@ -45,7 +46,10 @@ class StepLog:
 
 
 class Trainee:
-    """A set of weights with its optimizer. The learning rate rises linearly over the first `warmup_steps` updates."""
+    """A set of weights with its optimizer. The learning rate rises linearly over the first `warmup_steps` updates.
+
+    frozen: a step ends where weights would move, and they do not.
+    """
 
     def __init__(
         self, name: str, parameters: list[torch.nn.Parameter], spec: RunSpec, *, lr: float, max_grad_norm: float
@@ -54,11 +58,14 @@ class Trainee:
         self.learning_rate, self.max_grad_norm, self.warmup = lr, max_grad_norm, spec.update.warmup_steps
         self.optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=spec.update.weight_decay, fused=True)
         self.steps = 0
+        self.frozen = False
 
     def step(self, loss: float, log: StepLog) -> None:
         """Clip, step, clear. Raises Diverged where the gradient norm is not finite, before any weight moves."""
-        log.gradient_bytes = max(log.gradient_bytes, tensor_bytes(p.grad for p in self.parameters))
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
+        if self.frozen:
+            self.optimizer.zero_grad(set_to_none=True)
+            return
         if not math.isfinite(norm):
             raise Diverged(f"the {self.name}'s gradient norm is {norm}, its loss {loss}")
         self.steps += 1
@@ -69,8 +76,8 @@ class Trainee:
         log.add(f"{self.name}/loss", loss)
         log.add(f"{self.name}/grad_norm", norm)
 
-    def optimizer_bytes(self) -> int:
-        return tensor_bytes(value for state in self.optimizer.state.values() for value in state.values())
+    def optimizer_state(self) -> list[Tensor]:
+        return [value for state in self.optimizer.state.values() for value in state.values()]
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,16 @@ class Work:
     tokens: int
     policy_forward: float
     trunk_forward: float
+
+    @classmethod
+    def of(cls, cost: ForwardCost, batch: RolloutBatch) -> Work:
+        prompt_lengths = batch.prompt_mask.sum(1).tolist()
+        lengths = batch.mask.sum(1).long().tolist()
+        responses = list(zip(batch.prompt_of.tolist(), lengths, strict=True))
+        with_logits, without = (
+            step_forward_flops(cost, prompt_lengths, responses, logits=logits) for logits in (True, False)
+        )
+        return cls(sum(lengths), with_logits, without)
 
 
 class Updater:
@@ -99,6 +116,21 @@ class Updater:
             self.critic_trainee = Trainee(
                 "critic", critic.parameters, spec, lr=spec.critic.learning_rate, max_grad_norm=spec.critic.max_grad_norm
             )
+
+    @property
+    def trainees(self) -> list[Trainee]:
+        return [trainee for trainee in (self.policy_trainee, self.critic_trainee) if trainee is not None]
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Updates inside do all their work but the last: no weight moves."""
+        for trainee in self.trainees:
+            trainee.frozen = True
+        try:
+            yield
+        finally:
+            for trainee in self.trainees:
+                trainee.frozen = False
 
     @property
     def one_pass_critic(self) -> bool:

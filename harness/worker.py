@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from harness.journal import Journal, write_json
 from harness.spec import RunSpec
@@ -38,11 +38,11 @@ class Registry(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One child's work. Without an arm's training (`train` false) it evaluates the base policy."""
+    """One child's work: evaluate the base policy, find the largest micro-batch that fits, or train a run."""
 
+    kind: Literal["base", "fit", "train"]
     spec: RunSpec
     seed: int
-    train: bool
     folder: Path
     registry: Registry
 
@@ -57,34 +57,35 @@ def main(job: Job, connection: Connection) -> None:
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())
 
-    def end(status: str, reason: str | None = None, exit_code: int = 0) -> None:
-        connection.send({"event": "end", "status": status, "reason": reason, "exit_code": exit_code})
+    def end(status: str, reason: str | None = None, exit_code: int = 0, where: dict[str, str] | None = None) -> None:
+        connection.send({"event": "end", "status": status, "reason": reason, "exit_code": exit_code, "where": where})
 
     try:
-        (train if job.train else evaluate_base)(job, connection.send)
+        {"base": evaluate_base, "fit": fit, "train": train}[job.kind](job, connection.send)
         end("finished")
     except UserError as error:
         end("failed", str(error), error.exit_code)
     except Exception as error:
         traceback.print_exc()
-        status, reason = judge(error)
-        end(status, reason, 1)
+        end(*judge(error))
     finally:
         connection.close()
 
 
-def judge(error: Exception) -> tuple[str, str]:
-    """A run's status from what ended it, and the reason in one line."""
-    import torch
-
+def judge(error: Exception) -> tuple[str, str, int, dict[str, str] | None]:
+    """What ended a run: its status, the reason in one line, the exit code, and where memory ran out if it did."""
+    from harness.memory_cap import DoesNotFit
     from harness.update import Diverged
 
-    reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
     if isinstance(error, Diverged):
-        return "diverged", str(error)
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return "out_of_memory", reason
-    return "failed", reason
+        return "diverged", str(error), 1, None
+    if isinstance(error, DoesNotFit):
+        return "out_of_memory", str(error), 1, {"phase": error.phase, "component": error.component}
+    return "failed", in_one_line(error), 1, None
+
+
+def in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 def assemble(job: Job) -> Any:
@@ -102,8 +103,8 @@ def assemble(job: Job) -> Any:
         spec.model, temperature=spec.rollout.temperature, gradient_checkpointing=spec.update.gradient_checkpointing
     )
     engine = registry.resolve("engines", spec.rollout.engine, "rollout.engine")(policy, spec)
-    critic = Critic(policy, spec.critic) if job.train and algorithm.needs_critic else None
-    reference = policy.frozen_copy() if job.train and spec.kl.placement != "none" else None
+    critic = Critic(policy, spec.critic) if job.kind != "base" and algorithm.needs_critic else None
+    reference = policy.frozen_copy() if job.kind != "base" and spec.kl.placement != "none" else None
     return Parts(spec, job.seed, task, algorithm, policy, engine, critic, reference)
 
 
@@ -117,17 +118,80 @@ def evaluate_base(job: Job, emit: Emit) -> None:
     parts.engine.close()
 
 
+def fit(job: Job, emit: Emit) -> None:
+    """Whether steps with this micro-batch stay under the memory cap; as the event "peak", the most that they took.
+
+    Completions are sampled to their cap, so that no step of a run needs more, and there are two steps, since the
+    optimizers make their state at the end of the first. A process tries one size: what the allocator keeps of a try
+    that failed would be charged to the next. Raises DoesNotFit.
+    """
+    from harness.loop import Run
+
+    longest = job.spec.rollout.model_copy(update={"ignore_eos": True})
+    steady = job.spec.critic.model_copy(update={"warmup_steps": 0})
+    job = job._replace(spec=job.spec.model_copy(update={"rollout": longest, "critic": steady}))
+
+    def two_steps(runs: list[Any]) -> None:
+        runs.append(Run(assemble(job)))
+        peaks = []
+        for _ in range(2):
+            runs[0].step()
+            peaks.append(max(runs[0].meter.peak_bytes.values()))
+        emit({"event": "peak", "bytes": max(peaks)})
+
+    under_the_cap(job.spec, two_steps)
+
+
 def train(job: Job, emit: Emit) -> None:
+    """Train under the memory cap, with the machine's condition told before and after. Raises DoesNotFit."""
+    import torch
+
+    from harness.conditions import conditions
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    emit({"event": "conditions", "when": "before", "conditions": conditions(device)})
+    under_the_cap(job.spec, lambda runs: train_to_the_end(job, emit, runs))
+    emit({"event": "conditions", "when": "after", "conditions": conditions(device)})
+
+
+def under_the_cap(spec: RunSpec, work: Callable[[list[Any]], None]) -> None:
+    """Do some work with at most the memory that the budget gives. Raises DoesNotFit where that is too little.
+
+    work: puts the run in the list it is given once it exists, which says how far it came.
+    """
+    import torch
+
+    from harness.memory_cap import DoesNotFit, asked_for, capped, growing, is_out_of_memory
+
+    cap = spec.budget.memory_gib
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    runs: list[Any] = []
+    try:
+        with capped(int(cap * 2**30) if cap else None, device):
+            work(runs)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        phase = (runs[0].meter.failed_in or "evaluation") if runs else "loading"
+        raise DoesNotFit(phase, growing(phase, error.__traceback__), asked_for(error)) from error
+
+
+def train_to_the_end(job: Job, emit: Emit, runs: list[Any]) -> None:
     """Train until the budget is spent, evaluating on the way where the suite asks for it, and at the end."""
     from harness.checkpoint import save_policy
     from harness.loop import Run
 
     parts = assemble(job)
     run, spec = Run(parts), job.spec
-    evaluations = 0
+    runs.append(run)
+    evaluations, measured = 0, False
     with Journal(job.folder / "steps.jsonl") as steps, Journal(job.folder / "samples.jsonl") as samples:
         while not run.spent.exhausted(spec.budget):
             record = run.step()
+            # Once the optimizers have their state, which they make with their first step.
+            if not measured and (record["step"] > spec.critic.warmup_steps or run.spent.exhausted(spec.budget)):
+                record.update(run.memory_by_component())
+                measured = True
             steps.append(record)
             for sample in run.samples:
                 samples.append(sample)

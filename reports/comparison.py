@@ -46,6 +46,8 @@ class Comparison:
     arms: tuple[str, ...]
     runs: tuple[Run, ...]
     problem: str | None
+    unfit: Mapping[str, Run]
+    slowed: Mapping[tuple[str, int], float]
     metrics: tuple[Metric, ...]
     tasks: tuple[TaskResult, ...]
     headline: str
@@ -67,6 +69,8 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
+        if self.unfit and not self.problem:
+            return f"{text.listed([text.arm_name(arm) for arm in self.unfit])} does not fit"
         if self.primary and self.primary.difference:
             return self.primary.difference.verdict.label
         return "invalid" if self.problem else "no verdict"
@@ -132,6 +136,8 @@ def compare(records: Records) -> Comparison:
         arms=records.arms,
         runs=tuple(sorted(records.runs, key=lambda run: (records.arms.index(run.arm), run.seed))),
         problem=problem,
+        unfit=records.unfit,
+        slowed=records.slowed,
         metrics=tuple(rows),
         tasks=tuple(_task(records, task) for task in tasks),
         headline="",
@@ -152,13 +158,21 @@ def compare(records: Records) -> Comparison:
 def _with_words(comparison: Comparison) -> Comparison:
     bench, primary = comparison.bench, comparison.primary
     detail = ""
-    if primary is None:
+    if comparison.unfit and not comparison.problem:
+        headline = words.does_not_fit(
+            {arm: run.out_of_memory_in or {} for arm, run in comparison.unfit.items()},
+            ((bench.get("spec") or {}).get("budget") or {}).get("memory_gib"),
+            {arm: value.mean for arm, value in primary.arms.items() if arm not in comparison.unfit} if primary else {},
+        )
+    elif primary is None:
         reason = comparison.problem or "no evaluation was recorded"
         headline = f"These runs do not support a comparison: {reason}."
     else:
         difference = primary.difference
+        problem = comparison.problem
+        undecided = Verdict("invalid", problem) if problem else Verdict("no verdict", "one arm")
         headline = words.headline(
-            difference.verdict if difference else Verdict("no verdict", "one arm"),
+            difference.verdict if difference else undecided,
             difference.estimate if difference else None,
             comparison.arms[:2],
             {arm: value.mean for arm, value in primary.arms.items()},
@@ -175,7 +189,16 @@ def _with_words(comparison: Comparison) -> Comparison:
         comparison,
         headline=headline,
         detail=detail,
-        cost=words.cost(comparison.arms[:2], by_arm["time/step_s"], by_arm["memory/peak_bytes"]),
+        cost=" ".join(
+            filter(
+                None,
+                (
+                    words.cost(comparison.arms[:2], by_arm["time/step_s"], by_arm["memory/peak_bytes"]),
+                    words.fitted(bench.get("fit") or {}),
+                    words.slowed(comparison.slowed, len(comparison.runs)),
+                ),
+            )
+        ),
         limits=words.limits(
             str(bench["suite"]),
             (spec.get("model") or {}).get("name"),
@@ -193,24 +216,26 @@ def _problem(records: Records) -> str | None:
         undeclared = [str(row.get("key")) for row in matching.get("undeclared") or []]
         return "the arms differ in what was not declared" + (f" ({', '.join(undeclared)})" if undeclared else "")
     unequal = [str(row.get("seed")) for row in matching.get("evidence") or [] if not row.get("equal")]
+    if records.unfit:
+        unequal = []  # an arm without room for its first step has none to hold against the others
     if unequal:
         return f"the arms did not start from the same weights, prompts or first rollouts (seed {', '.join(unequal)})"
     for arm in records.arms:
-        if not records.of(arm):
+        if not records.of(arm) and arm not in records.unfit:
             return f"no run of {text.arm_name(arm)} finished"
-    lost = [run for run in records.runs if not run.finished]
+    lost = [run for run in records.runs if not run.finished and run.arm not in records.unfit]
     if lost:
         named = ", ".join(f"{text.arm_name(run.arm)} seed {run.seed} {run.status.replace('_', ' ')}" for run in lost)
         count = f"{len(lost)} of {len(records.runs)} runs did not finish"
         return f"{count} ({named}), and leaving them out could favour an arm"
     currency, limit = records.bench["budget"].get("currency"), records.bench["budget"].get("limit")
-    for run in records.runs:
+    for run in (run for run in records.runs if run.finished):
         spent = run.spent.get(str(currency))
         if spent is not None and limit is not None and spent < limit * (1 - SPENT_TOLERANCE):
             unit = str(currency).replace("_", " ")
             return f"{text.arm_name(run.arm)} seed {run.seed} stopped at {spent:,.6g} of its {limit:,.6g} {unit}"
-    if len(records.arms) > 1:
-        seeds = {arm: [run.seed for run in records.of(arm)] for arm in records.arms[:2]}
+    if len(records.compared) > 1:
+        seeds = {arm: [run.seed for run in records.of(arm)] for arm in records.compared}
         if len({tuple(found) for found in seeds.values()}) > 1:
             return "the arms were not run with the same seeds"
     return None

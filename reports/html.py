@@ -43,7 +43,7 @@ def render(comparison: Comparison) -> str:
     bench, matching = comparison.bench, comparison.bench["matching"]
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    kind = _KINDS.get(comparison.verdict, "win")
+    kind = "open" if comparison.unfit else _KINDS.get(comparison.verdict, "win")
     arms = comparison.arms
     budget = bench["budget"]
     return (

@@ -70,8 +70,8 @@ def accuracy_metrics(records: Records, problem: str | None) -> list[Metric]:
         for arm, per_seed in values.items():
             by_seed = stats.mean_interval(per_seed.values())
             arms[arm] = _arm_value(stats.crossed(tables[arm]) if tables and by_seed.n[0] > 1 else by_seed, per_seed)
-        pair = [tables[arm] for arm in records.arms[:2]] if tables else None
-        difference = _difference(records.arms, values, margin, "higher", problem or fault, pair)
+        pair = [tables[arm] for arm in records.compared] if tables else None
+        difference = _difference(records.compared, values, margin, "higher", problem or fault, pair)
         metrics.append(Metric(f"eval/{task}/accuracy", f"Accuracy, {task}", "fraction", "higher", arms, difference))
         base = records.base[task].metrics.get("accuracy") if task in records.base else None
         if base is not None:
@@ -106,6 +106,7 @@ def run_metrics(records: Records, problem: str | None) -> list[Metric]:
         (_SAMPLE_RATE, "Completions per second", "samples/s", "higher", steady(_SAMPLE_RATE)),
         (_TOKEN_RATE, "Tokens per second", "tokens/s", "higher", steady(_TOKEN_RATE)),
         ("memory/peak_bytes", "Peak memory, any phase", "B", "lower", series.peak_memory),
+        ("budget/samples", "Samples drawn", "samples", None, spent("samples")),
         ("budget/device_seconds", "Device time spent", "s", "lower", spent("device_seconds")),
         ("budget/generated_tokens", "Tokens generated", "tokens", "lower", spent("generated_tokens")),
         ("budget/flops", "Arithmetic spent", "FLOP", "lower", spent("flops")),
@@ -118,7 +119,7 @@ def run_metrics(records: Records, problem: str | None) -> list[Metric]:
             continue  # nobody recorded it; recorded but never finite is another matter, and is shown
         better = None if name == f"budget/{currency}" else better
         metrics.append(
-            Metric(name, title, unit, better, arms, _difference(records.arms, values, None, better, problem))
+            Metric(name, title, unit, better, arms, _difference(records.compared, values, None, better, problem))
         )
     return metrics
 

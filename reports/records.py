@@ -24,6 +24,8 @@ import pandas as pd
 from harness.types import EvidenceError
 
 SCHEMA_VERSION = 1
+# Beyond this, a run's times say something about the machine.
+SLOWED = 0.15
 _REQUIRED = ("schema_version", "bench_id", "suite", "arms", "runs", "budget", "matching")
 
 
@@ -56,6 +58,8 @@ class Run:
     history: pd.DataFrame
     evaluations: tuple[Evaluation, ...] = ()
     samples: tuple[Mapping[str, Any], ...] = ()
+    out_of_memory_in: Mapping[str, str] | None = None
+    conditions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -83,11 +87,43 @@ class Records:
         return tuple(sorted(chosen, key=lambda run: run.seed))
 
     @property
+    def unfit(self) -> dict[str, Run]:
+        """Arms none of whose runs had memory enough, each with the first of them, where some other arm had."""
+        found = {}
+        for arm in self.arms:
+            own = self.of(arm, finished=False)
+            if own and all(run.status == "out_of_memory" for run in own):
+                found[arm] = own[0]
+        return found if any(self.of(arm) for arm in self.arms) else {}
+
+    @property
+    def slowed(self) -> dict[tuple[str, int], float]:
+        """Runs at whose edges a fixed piece of work took much longer than at its quickest, and by what share."""
+        times = {
+            (run.arm, run.seed): [
+                float(state["gemm_s"]) for state in run.conditions.values() if is_positive(state.get("gemm_s"))
+            ]
+            for run in self.runs
+        }
+        quickest = min((time for own in times.values() for time in own), default=math.inf)
+        shares = {key: max(own) / quickest - 1 for key, own in times.items() if own}
+        return {key: share for key, share in shares.items() if share > SLOWED}
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The arms whose difference is judged, the first minus the second; one that did not fit has none."""
+        return () if self.unfit else self.arms[:2]
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """The declared evaluation tasks in their order (the first is the primary one), then any other that was run."""
         declared = list(self.bench.get("eval_tasks") or ())
         found = [e.task for run in self.runs for e in run.evaluations] + list(self.base)
         return tuple(dict.fromkeys(declared + found))
+
+
+def is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value > 0
 
 
 def load(folder: Path) -> Records:
@@ -144,6 +180,8 @@ def _run(folder: Path, row: Mapping[str, Any], path: Path) -> Run:
         history=history,
         evaluations=tuple(_evaluations(own / "evals")),
         samples=samples,
+        out_of_memory_in=row.get("out_of_memory_in"),
+        conditions=row.get("conditions") or {},
     )
 
 

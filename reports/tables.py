@@ -93,6 +93,8 @@ def runs(comparison: Comparison) -> Table:
         used = run.spent.get(currency)
         over = text.NONE if used is None or not limit else f"{100 * (used / limit - 1):+.1f} %".replace("-", text.MINUS)
         state = run.status.replace("_", " ") + (f": {run.reason}" if run.reason else "")
+        if share := comparison.slowed.get((run.arm, run.seed)):
+            state += f"\nmachine {text.percent(share, 0)} slower than at its best"
         whole = text.quantity(run.seconds, "s")
         rows.append((text.arm_name(run.arm), str(run.seed), str(run.order + 1), state, *spent, over, whole))
     head = [axis.replace("_", " ").capitalize().replace("Flops", "FLOPs") for axis in axes]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from reports import text
 from reports.stats import EQUIVALENCE_LEVEL, LEVEL, Estimate, Verdict
@@ -50,6 +51,19 @@ def headline(
     return f"{winner} ended more accurate than {loser}, {size}: {against}; {interval}."
 
 
+def does_not_fit(
+    unfit: Mapping[str, Mapping[str, str]], cap_gib: float | None, others: Mapping[str, float | None]
+) -> str:
+    """One sentence on arms that need more memory than they may have, and on what the others reached."""
+    within = f" in {cap_gib:g} GiB" if cap_gib else " in this device's memory"
+    parts = []
+    for arm, where in unfit.items():
+        asked = f"{where['component'].replace('_', ' ')} of its {where['phase'].replace('_', ' ')}" if where else ""
+        parts.append(f"{text.arm_name(arm)} does not fit{within}" + (f" (no room for the {asked})" if asked else ""))
+    fitting = [f"{text.arm_name(arm)} fits and ended at {text.percent(mean)}" for arm, mean in others.items()]
+    return f"{text.listed(parts)}; {text.listed(fitting)}."
+
+
 def power(verdict: Verdict, margin: float | None) -> str:
     """What the runs could have found, and what it would take to do better."""
     if verdict.mde is None or verdict.beyond_margin:
@@ -76,6 +90,28 @@ def cost(arms: Sequence[str], seconds: Mapping[str, float | None], memory: Mappi
         if x is not None and y is not None:
             parts.append(f"{what} {show(x)} with {a} and {show(y)} with {b} ({text.ratio(x, y)})")
     return f"On this machine {text.listed(parts)}." if parts else ""
+
+
+def fitted(fit: Mapping[str, Mapping[str, Any]]) -> str:
+    """What each arm's share of the same memory was found to hold."""
+    parts = []
+    for arm, found in fit.items():
+        tokens, whole = found.get("tokens"), found.get("whole")
+        size = "not even one sequence" if not tokens else f"micro-batches of {text.large(tokens)} tokens"
+        parts.append(f"{text.arm_name(arm)} {size}{', a whole step' if tokens and tokens == whole else ''}")
+    cap = next((found.get("cap_bytes") for found in fit.values()), None)
+    return f"{text.data_size(cap)} of memory hold, as measured: {text.listed(parts)}." if cap and parts else ""
+
+
+def slowed(runs: Mapping[tuple[str, int], float], count: int) -> str:
+    """A warning about times, where the machine was not always itself."""
+    if not runs:
+        return ""
+    names = text.listed([f"{text.arm_name(arm)} seed {seed}" for arm, seed in runs])
+    return (
+        f"Read times with care: the machine was up to {text.percent(max(runs.values()), 0)} slower than at its best"
+        f" around {len(runs)} of {text.plural(count, 'run')} ({names})."
+    )
 
 
 def limits(suite: str, model: str | None, budget: str, runs: Mapping[str, int], regime: str) -> str:

@@ -85,6 +85,10 @@ def write_bench(
                     "steps": count,
                     "spent": spent,
                     "seconds": spent["device_seconds"] + 11.5,
+                    "out_of_memory_in": {"phase": "critic_update", "component": "critic_optimizer"}
+                    if status == "out_of_memory"
+                    else None,
+                    "conditions": {"before": {"gemm_s": 0.02}, "after": {"gemm_s": 0.021}},
                 }
             )
             order += 1

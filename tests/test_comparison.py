@@ -82,11 +82,60 @@ def test_leaving_out_a_run_makes_the_comparison_invalid_because_it_could_favour_
 
 
 def test_all_runs_of_an_arm_failing_still_compares_nothing_readably(tmp_path):
-    result = comparison(tmp_path, failures={("ppo", seed): "out_of_memory" for seed in (0, 1, 2)})
+    result = comparison(tmp_path, failures={("ppo", seed): "failed" for seed in (0, 1, 2)})
     assert result.verdict == "invalid"
     assert "no run of PPO finished" in result.headline
     assert result.metric(ACCURACY).arms["ppo"].mean is None
     json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_an_arm_that_does_not_fit_is_a_result_and_says_where(tmp_path):
+    failures = {("ppo", seed): "out_of_memory" for seed in (0, 1, 2)}
+    result = comparison(tmp_path, failures=failures, spec={"budget": {"memory_gib": 2.5}})
+    assert result.verdict == "PPO does not fit"
+    assert result.problem is None
+    assert result.headline.startswith(
+        "PPO does not fit in 2.5 GiB (no room for the critic optimizer of its critic update); GRPO fits and ended at "
+    )
+    assert all(metric.difference is None for metric in result.metrics)
+    assert result.metric(ACCURACY).arms["grpo"].n == 3
+    assert result.to_json()["verdict"] == "PPO does not fit"
+
+
+def test_an_arm_that_sometimes_fits_is_no_such_result(tmp_path):
+    result = comparison(tmp_path, failures={("ppo", seed): "out_of_memory" for seed in (0, 1)})
+    assert result.verdict == "invalid"
+    assert "2 of 6 runs did not finish" in result.headline
+
+
+def test_no_arm_that_fits_is_no_comparison(tmp_path):
+    result = comparison(tmp_path, failures={(arm, s): "out_of_memory" for arm in ("ppo", "grpo") for s in (0, 1, 2)})
+    assert result.verdict == "invalid"
+
+
+def test_the_micro_batches_that_fitted_are_said(tmp_path):
+    found = {"cap_bytes": 5 * 2**30, "smallest": 64, "tries": []}
+    fit = {"ppo": {**found, "tokens": 700, "whole": 4000}, "grpo": {**found, "tokens": 4000, "whole": 4000}}
+    cost = comparison(tmp_path, fit=fit, regime="same_gpu").cost
+    assert (
+        "GiB of memory hold, as measured: PPO micro-batches of 700 tokens and GRPO micro-batches of 4,000 tokens, a "
+        "whole step."
+    ) in cost
+    none = {**fit, "ppo": {**found, "tokens": None, "whole": 4000}}
+    assert "PPO not even one sequence" in comparison(tmp_path / "none", fit=none).cost
+
+
+def test_a_run_beside_a_busy_neighbour_is_marked(tmp_path):
+    write_bench(tmp_path, steps=20)
+    bench = read_json(tmp_path / "bench.json")
+    bench["runs"][2]["conditions"]["after"]["gemm_s"] = 0.03
+    bench["runs"][1]["conditions"]["after"]["gemm_s"] = None
+    bench["runs"][0]["conditions"] = {}
+    write_json(tmp_path / "bench.json", bench)
+    result = compare(load(tmp_path))
+    slow = (bench["runs"][2]["arm"], bench["runs"][2]["seed"])
+    assert result.slowed == {slow: pytest.approx(0.5)}
+    assert "the machine was up to 50 % slower than at its best around 1 of 6 runs" in result.cost
 
 
 def test_no_evaluation_at_all_is_said(tmp_path):

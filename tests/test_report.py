@@ -147,8 +147,15 @@ def test_one_seed_is_said_not_to_be_enough(tmp_path):
 
 
 def test_an_arm_whose_runs_all_failed_is_readable(tmp_path):
-    source = page(tmp_path, failures={("ppo", seed): "out_of_memory" for seed in (0, 1, 2)})
+    source = page(tmp_path, failures={("ppo", seed): "diverged" for seed in (0, 1, 2)})
     assert "no run of PPO finished" in source
+    assert "diverged: made up: diverged at step 6" in source
+    assert "3 of 6" in source
+
+
+def test_an_arm_that_does_not_fit_heads_the_page(tmp_path):
+    source = page(tmp_path, failures={("ppo", seed): "out_of_memory" for seed in (0, 1, 2)})
+    assert "PPO does not fit in this device’s memory" in source or "PPO does not fit in this device&#39;s" in source
     assert "out of memory: made up: out_of_memory at step 6" in source
     assert "3 of 6" in source
 

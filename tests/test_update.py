@@ -196,7 +196,6 @@ def test_gradients_are_cleared_between_updates(learner):
     with Setup(learner) as setup:
         setup.update()
         assert all(p.grad is None for t in setup.trainees() for p in t.parameters)
-        assert setup.log.gradient_bytes >= sum(p.numel() * 4 for p in setup.policy.model.parameters())
 
 
 @each_learner

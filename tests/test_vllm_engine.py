@@ -20,7 +20,7 @@ from harness.engines.base import Request, Sampling
 from harness.engines.torch_engine import TorchEngine
 from harness.engines.vllm_engine import VllmEngine
 from harness.journal import read_json, read_lines
-from harness.loop import policy_logprobs
+from harness.learner import policy_logprobs
 from harness.policy import Policy
 from harness.types import Completion, Prompt, Reward, Rollout, UserError
 from harness.update import logprob_gap

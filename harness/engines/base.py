@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from harness.types import Completion
@@ -35,6 +35,9 @@ class Engine(Protocol):
 
     def sync(self) -> None:
         """Take over the policy's weights after an update."""
+
+    def held_bytes(self) -> Mapping[str, int]:
+        """What it holds now that `harness.memory` cannot see, component → bytes."""
 
     def close(self) -> None:
         """Give back memory and processes."""

@@ -8,7 +8,7 @@ before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from harness.attention import Decoding, Prefill
 from harness.engines.base import Request, Sampling
 from harness.engines.packed_linears import PackedLinears
+from harness.memory import labelled
 from harness.policy import Policy
 from harness.spec import RunSpec
 from harness.types import Completion
@@ -55,6 +56,9 @@ class TorchEngine:
         """The policy samples with the weights it trains; only the copies of them are stale."""
         self.packed.drop()
 
+    def held_bytes(self) -> Mapping[str, int]:
+        return {}
+
     def close(self) -> None:
         self.packed.drop()
 
@@ -69,7 +73,8 @@ class TorchEngine:
         lengths_B = torch.full((size,), steps, device=device)
         rows = torch.arange(size, device=device)
 
-        self.packed.take(policy)
+        with labelled("engine"):
+            self.packed.take(policy)
         with policy.autocast(), self.packed:
             state = _Batch(policy, [r.prompt_ids for r in requests], room=steps)
             for step in range(steps):
@@ -95,6 +100,19 @@ class TorchEngine:
             for row, length in enumerate(lengths_B.tolist())
         ]
 
+    @torch.no_grad()
+    def rehearse(self, prompts: Sequence[tuple[int, ...]], max_tokens: int) -> None:
+        """The last decoding step of as many prompts as one batch holds, for what it takes; nothing is sampled."""
+        with labelled("engine"):
+            self.packed.take(self.policy)
+        with self.policy.autocast(), self.packed:
+            state = _Batch(self.policy, prompts[-self.batch_size :], room=max_tokens)
+            state.layout.sampled = max(0, max_tokens - 2)
+            tokens = torch.zeros(len(state.layout.prompt_of), dtype=torch.long, device=self.policy.device)
+            state.advance(tokens)
+            draw(state.logits, tokens.double(), 1.0)
+        self.release()
+
     def _completion(self, tokens: list[int], logprobs: list[float], sampling: Sampling) -> Completion:
         ended = bool(tokens) and tokens[-1] in self.policy.eos_ids and not sampling.ignore_eos
         return Completion(tuple(tokens), tuple(logprobs), self.policy.decode(tokens), truncated=not ended)
@@ -112,11 +130,13 @@ class _Batch:
         layout = Prefill(lengths_N)
         ids_L = torch.tensor([token for ids in distinct for token in ids], device=policy.device)
         last = policy.hidden(ids_L, layout)[lengths_N.cumsum(0) - 1]
-        self.layout = Decoding(layout, prompt_of, room)
+        with labelled("kv_cache"):
+            self.layout = Decoding(layout, prompt_of, room)
         self.logits = policy.logits(last)[prompt_of]
 
     def keep(self, rows: Tensor) -> None:
-        self.layout.select(rows)
+        with labelled("kv_cache"):
+            self.layout.select(rows)
 
     def advance(self, tokens: Tensor) -> None:
         self.logits = self.policy.logits(self.policy.hidden(tokens, self.layout))

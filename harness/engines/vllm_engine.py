@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from harness.engines.base import Request, Sampling
+from harness.memory import untracked
 from harness.models import model_folder
-from harness.policy import Policy
+from harness.policy import DTYPES, Policy, bytes_in
 from harness.randomness import random_state_kept
 from harness.spec import RunSpec
 from harness.types import Completion, UserError
@@ -65,6 +66,7 @@ class VllmEngine:
         vLLM cannot run such a model here.
         """
         self.policy, self.context = policy, context
+        self._held = {"engine": bytes_in(policy.model, DTYPES[dtype]), "kv_cache": int(memory_gib * 2**30)}
         self.asleep = False
         self.llm: Any = None
         with process_state_kept(), random_state_kept(), refusals(source):
@@ -87,7 +89,7 @@ class VllmEngine:
         prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
         parameters = [self._parameters(request, sampling) for request in requests]
         # The sampler draws from the global generator too, and throws that away where requests bring their seeds.
-        with random_state_kept(), self._uncompiled():
+        with untracked(), random_state_kept(), self._uncompiled():
             outputs = self.llm.generate(prompts, parameters, use_tqdm=False)
         return [self._completion(output.outputs[0], sampling) for output in outputs]
 
@@ -104,11 +106,17 @@ class VllmEngine:
         # Tied weights under both their names: vLLM packs a copy of the output map, which is stale otherwise.
         named = self.policy.model.named_parameters(remove_duplicate=False)
         weights = ((name, weight.detach()) for name, weight in named)
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights, "is_checkpoint_format": True})
+        with untracked():
+            self.llm.collective_rpc(
+                "reload_weights", kwargs={"weights_iterator": weights, "is_checkpoint_format": True}
+            )
         if self.asleep:
             self.llm.wake_up(tags=["kv_cache"])
             self.asleep = False
         self.llm.reset_prefix_cache()
+
+    def held_bytes(self) -> Mapping[str, int]:
+        return {} if self.asleep else self._held
 
     def close(self) -> None:
         if self.llm is not None:

@@ -75,7 +75,7 @@ def main() -> None:
     name, folder = sys.argv[1:]
     spec = run_spec(WORKLOADS[name], folder)
     registry = REGISTRY._replace(tasks={model: f"{__name__}:TASKS.{model}" for model in SHAPES})
-    run = Run(assemble(Job(spec, 0, True, Path(), registry)))
+    run = Run(assemble(Job("train", spec, 0, Path(), registry)))
     limit = spec.rollout.max_prompt_tokens
     prompt_tokens = [len(run.parts.policy.encode(prompt, limit=limit)) for prompt in run.parts.task.train()]
     peak = gemm_peak(run.parts.policy.device, spec)

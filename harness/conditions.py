@@ -1,0 +1,73 @@
+"""What a machine was like before and after a run: a fixed piece of work timed, load, clocks, heat.
+
+A neighbour on the machine slows a run without a trace in its own figures; the timed work shows it. On a GPU clock,
+temperature, power, throttling and energy come from NVML, where the package nvidia-ml-py is installed; that part follows
+its documentation and is untested on a GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import time
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+
+# Side of the matrices, and how often they are multiplied.
+CPU_SIZE, GPU_SIZE, REPEATS = 1024, 8192, 7
+# A run whose timed work took this much longer than the quickest of its benchmark was slowed by something.
+SLOWED = 0.15
+
+
+def conditions(device: torch.device) -> dict[str, Any]:
+    found: dict[str, Any] = {"gemm_s": gemm_seconds(device)}
+    if device.type == "cuda":
+        return {**found, **gpu_state(device.index or 0)}
+    frequency = psutil.cpu_freq()
+    return {**found, "load_average": os.getloadavg()[0], "cpu_mhz": round(frequency.current) if frequency else None}
+
+
+@torch.no_grad()
+def gemm_seconds(device: torch.device) -> float:
+    """The median time of a fixed matrix product, after one to warm up."""
+    cuda = device.type == "cuda"
+    size, dtype = (GPU_SIZE, torch.bfloat16) if cuda else (CPU_SIZE, torch.float32)
+    a = torch.full((size, size), 0.5, device=device, dtype=dtype)
+    seconds = []
+    for _ in range(REPEATS + 1):
+        start = time.perf_counter()
+        a @ a
+        if cuda:
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return median(seconds[1:])
+
+
+def gpu_state(index: int) -> dict[str, Any]:
+    """Clock, heat, power and why the card holds back; empty where NVML cannot be asked."""
+    found: dict[str, Any] = {}
+    with contextlib.suppress(Exception):
+        pynvml = importlib.import_module("pynvml")
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        found["sm_mhz"] = pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)
+        found["celsius"] = pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)
+        found["watts"] = pynvml.nvmlDeviceGetPowerUsage(handle) / 1000
+        found["throttle_reasons"] = hex(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+    return found
+
+
+def energy_joules(device: torch.device) -> float | None:
+    """What the GPU has used since its driver was loaded, or None where it does not say."""
+    if device.type != "cuda":
+        return None
+    with contextlib.suppress(Exception):
+        pynvml = importlib.import_module("pynvml")
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
+    return None
