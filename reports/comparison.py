@@ -68,6 +68,11 @@ class Comparison:
         return next((m for m in self.metrics if m.name.startswith("eval/") and m.name.endswith("/accuracy")), None)
 
     @property
+    def judged(self) -> bool:
+        """Whether there is a difference between two arms to judge."""
+        return any(metric.difference for metric in self.metrics)
+
+    @property
     def verdict(self) -> str:
         if self.unfit and not self.problem:
             return f"{text.listed([text.arm_name(arm) for arm in self.unfit])} does not fit"

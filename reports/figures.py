@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import seaborn as sns
@@ -90,7 +90,7 @@ def accuracy(comparison: Comparison) -> str | None:
         right.set(ylim=left.get_ylim(), yticks=[], xlabel=f"{names}, percentage points")
         right.xaxis.set_major_formatter(_signed)
         right.grid(axis="y", visible=False)
-        if len(arms) < 2:
+        if not any(metric.difference for metric in metrics):
             right.set_visible(False)
         sns.despine(figure)
         return done()
@@ -106,7 +106,7 @@ def curves(found: Curves, arms: Sequence[str], label: str, *, share: bool, dots:
         ax.set(xlabel=_with_unit(name, unit), ylabel=f"{label}, %" if share else label)
         ax.xaxis.set_major_formatter(_large)
         ax.margins(x=0.02)
-        handles = _arm_handles([arm for arm in arms if any(line.arm == arm for line in found.lines)])
+        handles = _arm_handles(arms, {line.arm for line in found.lines})
         handles.append(Line2D([], [], color=MUTED, lw=0.9, alpha=0.8, label="one seed"))
         if not all(line.counted for line in found.lines):
             handles.append(Line2D([], [], color=MUTED, lw=1.1, ls=(0, (1, 2)), label="did not finish"))
@@ -134,8 +134,8 @@ def stability(found: Mapping[str, Curves], arms: Sequence[str]) -> str | None:
             ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             ax.yaxis.set_major_locator(MaxNLocator(4))
             ax.yaxis.set_major_formatter(_plain_number)
-        shown = [arm for arm in arms if any(line.arm == arm for one in found.values() for line in one.lines)]
-        figure.legend(handles=_arm_handles(shown), loc="upper left", ncols=len(arms), fontsize=9.5)
+        shown = {line.arm for one in found.values() for line in one.lines}
+        figure.legend(handles=_arm_handles(arms, shown), loc="upper left", ncols=len(arms), fontsize=9.5)
         sns.despine(figure)
         return done()
 
@@ -216,9 +216,12 @@ def _beside(ax: Any, x: float, y: float, label: str) -> None:
     ax.annotate(label, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
 
 
-def _arm_handles(arms: Sequence[str]) -> list[Line2D]:
+def _arm_handles(arms: Sequence[str], shown: Container[str]) -> list[Line2D]:
+    """The arms that are shown, each in the colour that its place among all of them gives it."""
     style = [{"color": ARMS[i % 4], "ls": DASHES[i % 4], "lw": 2.4} for i in range(len(arms))]
-    return [Line2D([], [], label=f"{text.arm_name(arm)}, mean", **style[i]) for i, arm in enumerate(arms)]
+    return [
+        Line2D([], [], label=f"{text.arm_name(arm)}, mean", **style[i]) for i, arm in enumerate(arms) if arm in shown
+    ]
 
 
 def _bar_style(index: int) -> dict[str, Any]:

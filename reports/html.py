@@ -57,7 +57,7 @@ def render(comparison: Comparison) -> str:
             symbol=_SYMBOLS[kind],
             verdict=_verdict_label(comparison),
             matched=matching.get("verdict") == "matched"
-            and all(r.get("equal") for r in matching.get("evidence") or []),
+            and (bool(comparison.unfit) or all(r.get("equal") for r in matching.get("evidence") or [])),
             budget=f"{text.large(budget.get('limit') or 0)} {str(budget.get('currency')).replace('_', ' ')}",
             finished=sum(run.finished for run in comparison.runs),
             bar=_verdict_panel(comparison),
@@ -104,7 +104,7 @@ def _verdict_label(comparison: Comparison) -> str:
 
 
 def _verdict_panel(comparison: Comparison) -> Markup | None:
-    if comparison.primary is None or len(comparison.arms) < 2:
+    if comparison.primary is None or not comparison.judged:
         return None
     svg = figures.verdict_bar(comparison.primary, comparison.arms, comparison.margin)
     return Markup(svg) if svg else None
@@ -118,7 +118,7 @@ def _accuracy_panel(comparison: Comparison) -> Panel | None:
         "Each open mark is one seed, the upright stroke the mean of the seeds, the line its 95 % interval over seeds"
         " and questions; the dotted stroke is the policy before training."
     )
-    if len(comparison.arms) > 1:
+    if comparison.judged:
         how += (
             " On the right, the difference with its 95 % (thin) and 90 % (thick) interval: to claim a winner the thin"
             " line must not touch zero, to claim equivalence the thick one must lie inside the shaded margin."

@@ -27,7 +27,7 @@ def render(comparison: Comparison) -> str:
     ]
     for sentence in (comparison.detail, comparison.cost):
         lines += [_cell(sentence), ""] if sentence else []
-    two = len(comparison.arms) > 1
+    two = comparison.judged
     head = ["Metric", *(text.arm_name(arm) for arm in comparison.arms)]
     head += [" − ".join(text.arm_name(arm) for arm in comparison.arms[:2]) + " (95 %)", "Verdict"] if two else []
     shown = comparison.metrics if len(comparison.metrics) <= MOST_ROWS else comparison.metrics[: MOST_ROWS - 1]

@@ -34,6 +34,22 @@ PHASES: Mapping[str, str] = {
     "critic_update": "critic update",
     "weight_sync": "weight sync",
 }
+# component → title, in the order in which they are read: what stays, what comes and goes, and all of it.
+MEMORY_PARTS: Mapping[str, str] = {
+    "weights": "weights",
+    "critic": "critic",
+    "reference": "reference",
+    "engine": "the sampler's weights",
+    "optimizer": "optimizer",
+    "critic_optimizer": "optimizer, critic",
+    "gradients": "gradients",
+    "critic_gradients": "gradients, critic",
+    "kv_cache": "keys and values",
+    "activations": "activations",
+    "temporaries": "temporaries",
+    "other": "other",
+    "tracked": "all tensors",
+}
 # column → (title, unit of the axis)
 STABILITY: Mapping[str, tuple[str, str]] = {
     "policy/approx_kl": ("KL, new to old policy", "nats per token"),
@@ -156,10 +172,10 @@ def memory_components(records: Records) -> dict[str, Bars]:
     found = {}
     for phase in _phases(records, "memory/", "/peak_bytes"):
         prefix = f"memory/{phase}/"
-        names = sorted(
-            {c for run in records.runs for c in columns(run) if c.startswith(prefix) and c.endswith("_bytes")}
-        )
-        parts = {c.removeprefix(prefix).removesuffix("_bytes"): c for c in names if not c.endswith("/peak_bytes")}
+        names = {c for run in records.runs for c in columns(run) if c.startswith(prefix) and c.endswith("_bytes")}
+        found_parts = {c.removeprefix(prefix).removesuffix("_bytes") for c in names} - {"peak"}
+        ordered = [part for part in MEMORY_PARTS if part in found_parts] + sorted(found_parts - set(MEMORY_PARTS))
+        parts = {part: f"{prefix}{part}_bytes" for part in ordered}
         if parts:
             found[phase] = _bars(records, parts, highest, max)
     return found

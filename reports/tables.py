@@ -9,7 +9,7 @@ from typing import Any
 
 from reports import text
 from reports.comparison import Comparison, Metric
-from reports.series import AXES, PHASES, STABILITY, Bars, Curves
+from reports.series import AXES, MEMORY_PARTS, PHASES, STABILITY, Bars, Curves
 
 SPENT_UNITS = {
     "steps": "steps",
@@ -68,9 +68,9 @@ def cost(comparison: Comparison) -> Table:
     rows = []
     for metric in metrics:
         means = [metric.arms[arm].mean for arm in comparison.arms[:2]]
-        shared = (text.ratio(*means),) if len(means) == 2 else ()
+        shared = (text.ratio(*means),) if comparison.judged else ()
         rows.append((metric.title, *(arm_cell(metric, arm) for arm in comparison.arms), *shared, *_judged(metric)))
-    ratio = ("Ratio",) if len(comparison.arms) > 1 else ()
+    ratio = ("Ratio",) if comparison.judged else ()
     return Table(("Cost", *_names(comparison.arms), *ratio, *_difference_head(comparison)), tuple(rows))
 
 
@@ -140,11 +140,15 @@ def bars_data(bars: Bars, arms: Sequence[str], unit: str, *, total: bool = False
 
 
 def memory_parts(parts: Mapping[str, Bars], arms: Sequence[str]) -> Table:
+    """What each phase's tensors were at its peak; what no arm held there is left out."""
     rows = []
     for phase, bars in parts.items():
         for part in bars.phases:
-            cells = (text.quantity(bars.values[arm][part], "B") for arm in arms)
-            rows.append((PHASES.get(phase, phase.replace("_", " ")), part.replace("_", " "), *cells))
+            sizes = [bars.values[arm][part] for arm in arms]
+            if any(sizes):
+                title = MEMORY_PARTS.get(part, part.replace("_", " "))
+                cells = (text.quantity(size, "B") for size in sizes)
+                rows.append((PHASES.get(phase, phase.replace("_", " ")), title, *cells))
     return Table(("Phase", "Component", *_names(arms)), tuple(rows))
 
 
@@ -242,7 +246,7 @@ def _judged(metric: Metric) -> tuple[str, ...]:
 
 def _difference_head(comparison: Comparison) -> tuple[str, ...]:
     names = _names(comparison.arms)
-    return (f"{names[0]} − {names[1]} (95 % interval)", "Verdict") if len(names) > 1 else ()
+    return (f"{names[0]} − {names[1]} (95 % interval)", "Verdict") if comparison.judged else ()
 
 
 def _names(arms: Sequence[str]) -> tuple[str, ...]:

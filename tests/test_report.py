@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from synthetic_bench import TASKS, read_json, write_bench, write_json
 
-from reports import text
+from reports import figures, text
 from reports.build import build, replace_file
 
 HOSTILE = "<script>alert(1)</script></svg></pre>\0\x1b[31m\u202eevil\ud800 &amp; $x$" + "y" * 3000
@@ -151,6 +151,12 @@ def test_an_arm_whose_runs_all_failed_is_readable(tmp_path):
     assert "no run of PPO finished" in source
     assert "diverged: made up: diverged at step 6" in source
     assert "3 of 6" in source
+
+
+def test_an_arm_keeps_its_colour_where_another_is_not_shown():
+    both = figures._arm_handles(("ppo", "grpo"), {"ppo", "grpo"})
+    (alone,) = figures._arm_handles(("ppo", "grpo"), {"grpo"})
+    assert alone.get_color() == both[1].get_color() != both[0].get_color()
 
 
 def test_an_arm_that_does_not_fit_heads_the_page(tmp_path):
