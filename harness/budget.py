@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from harness.spec import Budget
 
@@ -21,12 +22,18 @@ class Spent:
     trained_tokens: int = 0
     flops: float = 0.0
     device_seconds: float = 0.0
+    energy_joules: float | None = None
+    """None where the device does not say."""
 
-    def plus(self, **amounts: float) -> Spent:
-        return replace(self, **{axis: getattr(self, axis) + amount for axis, amount in amounts.items()})
+    def plus(self, **amounts: float | None) -> Spent:
+        """More of each axis; None is no news."""
+        known: dict[str, Any] = {
+            axis: (getattr(self, axis) or 0) + amount for axis, amount in amounts.items() if amount is not None
+        }
+        return replace(self, **known)
 
     def metrics(self) -> dict[str, float]:
-        return {f"budget/{axis}": amount for axis, amount in asdict(self).items()}
+        return {f"budget/{axis}": amount for axis, amount in asdict(self).items() if amount is not None}
 
     def fraction(self, budget: Budget) -> float:
         """Share of the limit spent; above 1 by the overshoot."""

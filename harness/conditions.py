@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import os
 import time
+from functools import cache
 from statistics import median
 from typing import Any
 
@@ -51,13 +52,11 @@ def gpu_state(index: int) -> dict[str, Any]:
     """Clock, heat, power and why the card holds back; empty where NVML cannot be asked."""
     found: dict[str, Any] = {}
     with contextlib.suppress(Exception):
-        pynvml = importlib.import_module("pynvml")
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        found["sm_mhz"] = pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)
-        found["celsius"] = pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)
-        found["watts"] = pynvml.nvmlDeviceGetPowerUsage(handle) / 1000
-        found["throttle_reasons"] = hex(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+        nvml, card = nvml_card(index)
+        found["sm_mhz"] = nvml.nvmlDeviceGetClockInfo(card, nvml.NVML_CLOCK_SM)
+        found["celsius"] = nvml.nvmlDeviceGetTemperature(card, nvml.NVML_TEMPERATURE_GPU)
+        found["watts"] = nvml.nvmlDeviceGetPowerUsage(card) / 1000
+        found["throttle_reasons"] = hex(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(card))
     return found
 
 
@@ -66,8 +65,14 @@ def energy_joules(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     with contextlib.suppress(Exception):
-        pynvml = importlib.import_module("pynvml")
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
-        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
+        nvml, card = nvml_card(device.index or 0)
+        return float(nvml.nvmlDeviceGetTotalEnergyConsumption(card)) / 1000
     return None
+
+
+@cache
+def nvml_card(index: int) -> tuple[Any, Any]:
+    """(the package, a card's handle). Raises where either is missing."""
+    nvml = importlib.import_module("pynvml")
+    nvml.nvmlInit()
+    return nvml, nvml.nvmlDeviceGetHandleByIndex(index)

@@ -129,7 +129,7 @@ class Run:
         self.spent = self.spent.plus(
             steps=1, prompts=batch.prompt_ids.shape[0], samples=batch.size, generated_tokens=generated,
             trained_tokens=int(batch.loss_mask.sum()) * self.spec.update.epochs,
-            flops=sum(self.meter.flops.values()), device_seconds=seconds,
+            flops=sum(self.meter.flops.values()), device_seconds=seconds, energy_joules=self.meter.step_joules(),
         )  # fmt: skip
         return {
             "step": number,

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from harness.conditions import energy_joules
 from harness.memory import MemoryTracker
 
 PHASES = (
@@ -86,6 +87,7 @@ class Meter:
         self.flops: dict[str, float] = defaultdict(float)
         self.peak_bytes: dict[str, int] = defaultdict(int)
         self.failed_in: str | None = None
+        self._energy = energy_joules(self.device)
         self._started = time.perf_counter()
 
     @contextlib.contextmanager
@@ -125,6 +127,11 @@ class Meter:
     def step_seconds(self) -> float:
         """Wall-clock time since `start_step`, what lies between the phases included."""
         return time.perf_counter() - self._started
+
+    def step_joules(self) -> float | None:
+        """What the device has used since `start_step`, or None where it does not say."""
+        now = energy_joules(self.device)
+        return None if now is None or self._energy is None else now - self._energy
 
     def metrics(self, *, step_seconds: float, samples: int, generated_tokens: int) -> dict[str, float]:
         measured: dict[str, float] = {"time/step_s": step_seconds}

@@ -11,21 +11,24 @@ from hypothesis import strategies as st
 from harness.budget import Spent
 from harness.spec import CURRENCIES, Budget
 
-AXES = [field.name for field in fields(Spent)]
+# Energy is an axis only where a device says it.
+AXES = [field.name for field in fields(Spent) if field.name != "energy_joules"]
 AMOUNTS = st.dictionaries(st.sampled_from(AXES), st.integers(0, 10**9))
 
 
 def test_every_currency_is_an_axis() -> None:
     assert set(CURRENCIES) <= set(AXES)
-    assert asdict(Spent()) == dict.fromkeys(AXES, 0)
+    assert asdict(Spent()) == {**dict.fromkeys(AXES, 0), "energy_joules": None}
 
 
 @given(AMOUNTS, AMOUNTS)
 def test_spending_adds_up_and_changes_nothing_else(first: dict[str, int], second: dict[str, int]) -> None:
     start = Spent().plus(**first)
     total = start.plus(**second)
-    assert asdict(total) == {axis: first.get(axis, 0) + second.get(axis, 0) for axis in AXES}
-    assert asdict(start) == {axis: first.get(axis, 0) for axis in AXES}
+    assert {axis: getattr(total, axis) for axis in AXES} == {
+        axis: first.get(axis, 0) + second.get(axis, 0) for axis in AXES
+    }
+    assert {axis: getattr(start, axis) for axis in AXES} == {axis: first.get(axis, 0) for axis in AXES}
 
 
 def test_an_unknown_axis_is_an_error() -> None:
@@ -58,3 +61,9 @@ def test_a_run_ends_when_its_currency_reaches_the_limit(
 def test_the_memory_cap_is_no_currency() -> None:
     budget = Budget(steps=3, memory_gib=1.0)
     assert (budget.currency, budget.limit) == ("steps", 3.0)
+
+
+def test_energy_is_an_axis_only_where_the_device_says_what_it_used() -> None:
+    assert "budget/energy_joules" not in Spent().plus(steps=1, energy_joules=None).metrics()
+    spent = Spent().plus(energy_joules=3.0).plus(energy_joules=None).plus(energy_joules=4.5)
+    assert spent.metrics()["budget/energy_joules"] == 7.5

@@ -134,6 +134,14 @@ def test_closing_ends_the_sampling_thread(monkeypatch, tmp_path):
     assert not thread.is_alive()
 
 
+def test_a_steps_energy_is_what_the_device_used_since_its_start(meter, monkeypatch):
+    readings = iter([100.0, 130.0])
+    assert meter.step_joules() is None
+    monkeypatch.setattr("harness.meter.energy_joules", lambda device: next(readings))
+    meter.start_step()
+    assert meter.step_joules() == 30
+
+
 def test_bytes_count_each_tensor_once():
     one, half = torch.zeros(10), torch.zeros(10, dtype=torch.bfloat16)
     assert tensor_bytes([one, half]) == 60
