@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -132,7 +133,7 @@ class Benchmark:
             "status": "running", "primary": bench.suite.primary, "margin": bench.suite.margin,
             "budget": {"currency": bench.budget.currency, "limit": bench.budget.limit},
             "spec": bench.model_dump(mode="json"),
-            "arms": {arm: bench.run_spec(arm).model_dump(mode="json") for arm in bench.arms},
+            "arms": self._arms(),
             "eval_tasks": list(bench.eval.tasks), "environment": {},
         }  # fmt: skip
 
@@ -177,6 +178,10 @@ class Benchmark:
         except OSError as error:
             raise InfrastructureError(f"{self.folder}: cannot be written ({error.strerror})") from None
 
+    def _arms(self) -> dict[str, Any]:
+        """Every arm as it is run."""
+        return {arm: self.bench.run_spec(arm).model_dump(mode="json") for arm in self.bench.arms}
+
     def _params(self) -> dict[str, Any]:
         return {key: self.record[key] for key in ("suite", "regime", "profile", "command", "margin", "budget", "spec")}
 
@@ -218,34 +223,27 @@ class Benchmark:
     def _fit(self, display: Display) -> None:
         """Give each arm the largest micro-batch that fits the cap, as measured; no budget is charged for it."""
         found: dict[str, dict[str, Any]] = {}
-        assert self.bench.budget.memory_gib is not None
-        cap = int(FITTED_SHARE * self.bench.budget.memory_gib * 2**30)
+        cap_gib = self.bench.budget.memory_gib
+        assert cap_gib is not None
         for arm in self.bench.arms:
             smallest, whole = bounds(self.bench.run_spec(arm))
-
-            def peak(tokens: int, arm: str = arm) -> int | None:
-                return self._peak_with(arm, tokens, display)
-
-            best, tries = largest_that_fits(peak, cap, smallest=smallest, whole=whole)
+            peak = partial(self._peak_with, arm, display)
+            best, tries = largest_that_fits(peak, int(FITTED_SHARE * cap_gib * 2**30), smallest=smallest, whole=whole)
             tokens = best.tokens if best else None
             found[arm] = {
-                "cap_bytes": int(self.bench.budget.memory_gib * 2**30), "tokens": tokens, "smallest": smallest,
-                "whole": whole, "tries": [vars(each) for each in tries],
+                "cap_bytes": int(cap_gib * 2**30), "tokens": tokens, "smallest": smallest, "whole": whole,
+                "tries": [vars(each) for each in tries],
             }  # fmt: skip
             display.log(f"{arm}: {f'{tokens:,} tokens of {whole:,} fit' if tokens else 'not even one sequence fits'}")
         # An arm with no room for a sequence shows as much when it runs.
         self.bench = self.bench.fitted({arm: each["tokens"] or each["smallest"] for arm, each in found.items()})
         self.audit = matching.audit(self.bench)
-        arms = {arm: self.bench.run_spec(arm).model_dump(mode="json") for arm in self.bench.arms}
-        self.record |= {"fit": found, "arms": arms}
+        self.record |= {"fit": found, "arms": self._arms()}
         self._write()
 
-    def _peak_with(self, arm: str, tokens: int, display: Display) -> int | None:
+    def _peak_with(self, arm: str, display: Display, tokens: int) -> int | None:
         """The peak memory of an arm's steps with micro-batches of a size, or None where it does not fit."""
-        spec = self.bench.run_spec(arm).with_micro_batch(tokens)
-        assert spec.budget.memory_gib is not None
-        less = spec.budget.model_copy(update={"memory_gib": FITTED_SHARE * spec.budget.memory_gib})
-        spec = spec.model_copy(update={"budget": less})
+        spec = self.bench.run_spec(arm).with_micro_batch(tokens).with_memory_share(FITTED_SHARE)
         job = Job("fit", spec, self.bench.seeds[0], self.folder / f"{arm}-fit" / str(tokens), self.registry)
         size = None
         for event in self._child(job):

@@ -20,8 +20,6 @@ import torch
 
 # Side of the matrices, and how often they are multiplied.
 CPU_SIZE, GPU_SIZE, REPEATS = 1024, 8192, 7
-# A run whose timed work took this much longer than the quickest of its benchmark was slowed by something.
-SLOWED = 0.15
 
 
 def conditions(device: torch.device) -> dict[str, Any]:

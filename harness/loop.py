@@ -71,8 +71,8 @@ class Run:
         self.samples = [sample_record(number, i, rollouts[i], per_prompt) for i in kept(rollouts)]
         return self._record(number, rollouts, batch, log)
 
-    def memory_by_component(self) -> dict[str, float]:
-        """What each phase of a step holds, by component, in bytes (`harness.memory`).
+    def tracked_step(self) -> MemoryTracker:
+        """What each phase of a step holds, by component.
 
         The next step is run ahead, tracked, and nothing is learnt from it: no weight moves, no randomness is used up,
         and it counts in no budget and in no timing, which tracking would distort.
@@ -80,7 +80,7 @@ class Run:
         tracker = MemoryTracker(self.parts.engine.held_bytes)
         with self.learner.rehearsal(tracker):
             self._phases(self.spent.steps + 1, StepLog())
-        return tracker.metrics()
+        return tracker
 
     # Phases, in their order.
 

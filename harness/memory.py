@@ -119,14 +119,18 @@ class MemoryTracker(TorchDispatchMode):
             self.peaks[self._phase] = peak
         self._phase = None
 
-    def metrics(self) -> dict[str, float]:
-        """`memory/<phase>/<component>_bytes` of every component that exists, and their sum, `tracked_bytes`."""
+    def by_phase(self) -> dict[str, dict[str, int]]:
+        """Of each phase's peak every component that exists in any, and their sum, `tracked`."""
         used = [name for name in COMPONENTS if any(peak[name] for peak in self.peaks.values())]
-        found: dict[str, float] = {}
-        for phase, peak in self.peaks.items():
-            found |= {f"memory/{phase}/{name}_bytes": peak[name] for name in used}
-            found[f"memory/{phase}/tracked_bytes"] = sum(peak.values())
-        return found
+        return {
+            phase: {**{name: peak[name] for name in used}, "tracked": sum(peak.values())}
+            for phase, peak in self.peaks.items()
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """The same under the published names, `memory/<phase>/<component>_bytes`."""
+        parts = self.by_phase().items()
+        return {f"memory/{phase}/{name}_bytes": size for phase, peak in parts for name, size in peak.items()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))

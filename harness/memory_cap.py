@@ -22,11 +22,11 @@ import psutil
 import torch
 
 from harness.memory import LEARNING
+from harness.meter import status_bytes
 
 WATCH_SECONDS = 0.02
 # Room to notice that a limit is kept: asked for beyond it, and given back.
 PROBE_BYTES = 64 * 2**20
-STATUS = Path("/proc/self/status")
 # From malloc.h of glibc: the size from which a block is mapped by itself.
 M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 256 * 1024
 # How a CPU's allocators say it, oneDNN's last; torch has a type for the GPU's.
@@ -76,7 +76,8 @@ def limited_data(cap: int) -> Iterator[bool]:
     before = resource.getrlimit(resource.RLIMIT_DATA)
     room = cap - psutil.Process().memory_info().rss
     try:
-        limit = data_bytes() + room
+        # Private writable memory that is mapped, touched or not, is what the kernel holds against the limit.
+        limit = status_bytes("VmData") + room
         resource.setrlimit(resource.RLIMIT_DATA, (limit, before[1]))
         kept = refuses(room + PROBE_BYTES)
     except (OSError, ValueError):
@@ -85,12 +86,6 @@ def limited_data(cap: int) -> Iterator[bool]:
         yield kept
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
-
-
-def data_bytes() -> int:
-    """Private writable memory that the process has mapped, touched or not."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmData:"))
-    return 1024 * int(line.split()[1])
 
 
 def refuses(size: int) -> bool:

@@ -57,7 +57,7 @@ class PeakRss:
 
     def peak(self) -> int:
         if self._thread is None:
-            return kernel_peak()
+            return status_bytes("VmHWM")
         self._peak = max(self._peak, self._process.memory_info().rss)
         return self._peak
 
@@ -67,9 +67,10 @@ class PeakRss:
             self._thread.join()
 
 
-def kernel_peak() -> int:
+def status_bytes(field: str) -> int:
+    """What the kernel says of this process's memory, by the name that proc(5) gives it."""
     lines = STATUS.read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+    return 1024 * int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
 
 
 class Meter:
@@ -160,12 +161,3 @@ class Meter:
 
     def _read_peak(self) -> int:
         return self._rss.peak() if self._rss is not None else torch.cuda.max_memory_allocated(self.device)
-
-
-def tensor_bytes(tensors: object) -> int:
-    """Bytes held by the tensors of an iterable, each counted once."""
-    seen: dict[int, int] = {}
-    for tensor in tensors:  # type: ignore[attr-defined]
-        if isinstance(tensor, torch.Tensor):
-            seen[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
-    return sum(seen.values())

@@ -49,6 +49,13 @@ def locate(name: str) -> str:
     return name
 
 
+def device() -> Any:
+    """Where models are put: the first GPU, or the CPU where there is none."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "paribus"

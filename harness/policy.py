@@ -23,7 +23,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from harness import kernels
 from harness.attention import IMPLEMENTATION, Layout, Packed
 from harness.batch import PolicyOutputs, RolloutBatch
-from harness.models import load_model
+from harness.models import device, load_model
 from harness.spec import CriticTable, ModelTable
 from harness.types import Prompt, UserError
 from harness.vocabulary import token_logprobs
@@ -52,8 +52,7 @@ class Policy:
         model, tokenizer = load_model(table.name)
         if gradient_checkpointing:
             checkpoint_layers(model)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(model.to(device), tokenizer, dtype=table.dtype, temperature=temperature)
+        return cls(model.to(device()), tokenizer, dtype=table.dtype, temperature=temperature)
 
     @property
     def device(self) -> torch.device:

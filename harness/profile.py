@@ -36,12 +36,12 @@ def profile(job: Job, steps: int) -> dict[str, Any]:
     try:
         before = gemm_peak(run.parts.policy.device, spec)
         measured = [measured_step(run) for _ in range(WARM_UP_STEPS + steps)][WARM_UP_STEPS:]
-        memory = run.memory_by_component()
+        memory = run.tracked_step().by_phase()
         peak = max(before, gemm_peak(run.parts.policy.device, spec))
     finally:
         run.meter.close()
         run.parts.engine.close()
-    return {**summary(spec, measured, peak), "memory": by_phase(memory)}
+    return {**summary(spec, measured, peak), "memory": memory}
 
 
 def measured_step(run: Run) -> dict[str, Any]:
@@ -121,15 +121,6 @@ def speed_table(result: dict[str, Any]) -> Table:
         f"peak memory {result['peak_bytes'] / 2**30:.2f} GiB of {memory / 2**30:.0f} GiB"
     )
     return table
-
-
-def by_phase(memory: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """`memory/<phase>/<component>_bytes` → phase → component → bytes, the tracked total among them."""
-    found: dict[str, dict[str, float]] = {}
-    for name, size in memory.items():
-        _, phase, component = name.split("/")
-        found.setdefault(phase, {})[component.removesuffix("_bytes")] = size
-    return found
 
 
 def memory_table(memory: Mapping[str, Mapping[str, float]]) -> Table:

@@ -27,8 +27,9 @@ Currency = Literal["device_seconds", "generated_tokens", "samples", "steps", "fl
 CURRENCIES: tuple[str, ...] = get_args(Currency)
 # The tables an arm may have of its own. Model, budget, evaluation and seeds are the benchmark's alone: arms
 # that differ there are not compared on equal terms, whatever the reason.
-FITTED = "memory only: the largest micro-batch that was measured to fit the cap"
 ARM_TABLES = ("rollout", "update", "kl", "advantage", "critic")
+# Why micro-batches differ between arms that were fitted to the same memory.
+FITTED = "memory only: the largest micro-batch that was measured to fit the cap"
 
 
 def none_word(value: Any) -> Any:
@@ -204,6 +205,12 @@ class RunSpec(Table):
     def with_micro_batch(self, tokens: int) -> RunSpec:
         """The same run in micro-batches of another size."""
         return self.model_copy(update={"update": self.update.model_copy(update={"micro_batch_tokens": tokens})})
+
+    def with_memory_share(self, share: float) -> RunSpec:
+        """The same run under a part of its memory cap."""
+        assert self.budget.memory_gib is not None
+        less = self.budget.model_copy(update={"memory_gib": share * self.budget.memory_gib})
+        return self.model_copy(update={"budget": less})
 
     @property
     def step_samples(self) -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from harness.journal import Journal, write_json
+from harness.models import device
 from harness.spec import RunSpec
 from harness.types import UserError, stable_hash
 
@@ -144,14 +145,11 @@ def fit(job: Job, emit: Emit) -> None:
 
 def train(job: Job, emit: Emit) -> None:
     """Train under the memory cap, with the machine's condition told before and after. Raises DoesNotFit."""
-    import torch
-
     from harness.conditions import conditions
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    emit({"event": "conditions", "when": "before", "conditions": conditions(device)})
+    emit({"event": "conditions", "when": "before", "conditions": conditions(device())})
     under_the_cap(job.spec, lambda runs: train_to_the_end(job, emit, runs))
-    emit({"event": "conditions", "when": "after", "conditions": conditions(device)})
+    emit({"event": "conditions", "when": "after", "conditions": conditions(device())})
 
 
 def under_the_cap(spec: RunSpec, work: Callable[[list[Any]], None]) -> None:
@@ -159,15 +157,12 @@ def under_the_cap(spec: RunSpec, work: Callable[[list[Any]], None]) -> None:
 
     work: puts the run in the list it is given once it exists, which says how far it came.
     """
-    import torch
-
     from harness.memory_cap import DoesNotFit, asked_for, capped, growing, is_out_of_memory
 
     cap = spec.budget.memory_gib
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     runs: list[Any] = []
     try:
-        with capped(int(cap * 2**30) if cap else None, device):
+        with capped(int(cap * 2**30) if cap else None, device()):
             work(runs)
     except Exception as error:
         if not is_out_of_memory(error):
@@ -190,7 +185,7 @@ def train_to_the_end(job: Job, emit: Emit, runs: list[Any]) -> None:
             record = run.step()
             # Once the optimizers have their state, which they make with their first step.
             if not measured and (record["step"] > spec.critic.warmup_steps or run.spent.exhausted(spec.budget)):
-                record.update(run.memory_by_component())
+                record.update(run.tracked_step().metrics())
                 measured = True
             steps.append(record)
             for sample in run.samples:

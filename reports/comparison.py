@@ -187,6 +187,11 @@ def _with_words(comparison: Comparison) -> Comparison:
             detail = words.power(difference.verdict, comparison.margin)
     means = {name: m.arms if (m := comparison.metric(name)) else {} for name in ("time/step_s", "memory/peak_bytes")}
     by_arm = {name: {arm: value.mean for arm, value in arms.items()} for name, arms in means.items()}
+    costs = (
+        words.cost(comparison.arms[:2], by_arm["time/step_s"], by_arm["memory/peak_bytes"]),
+        words.fitted(bench.get("fit") or {}),
+        words.slowed(comparison.slowed, len(comparison.runs)),
+    )
     budget = bench["budget"]
     finished = {arm: sum(run.finished for run in comparison.runs if run.arm == arm) for arm in comparison.arms}
     spec = bench.get("spec") or {}
@@ -194,16 +199,7 @@ def _with_words(comparison: Comparison) -> Comparison:
         comparison,
         headline=headline,
         detail=detail,
-        cost=" ".join(
-            filter(
-                None,
-                (
-                    words.cost(comparison.arms[:2], by_arm["time/step_s"], by_arm["memory/peak_bytes"]),
-                    words.fitted(bench.get("fit") or {}),
-                    words.slowed(comparison.slowed, len(comparison.runs)),
-                ),
-            )
-        ),
+        cost=" ".join(filter(None, costs)),
         limits=words.limits(
             str(bench["suite"]),
             (spec.get("model") or {}).get("name"),
@@ -221,9 +217,8 @@ def _problem(records: Records) -> str | None:
         undeclared = [str(row.get("key")) for row in matching.get("undeclared") or []]
         return "the arms differ in what was not declared" + (f" ({', '.join(undeclared)})" if undeclared else "")
     unequal = [str(row.get("seed")) for row in matching.get("evidence") or [] if not row.get("equal")]
-    if records.unfit:
-        unequal = []  # an arm without room for its first step has none to hold against the others
-    if unequal:
+    # An arm without room for its first step has none to hold against the others.
+    if unequal and not records.unfit:
         return f"the arms did not start from the same weights, prompts or first rollouts (seed {', '.join(unequal)})"
     for arm in records.arms:
         if not records.of(arm) and arm not in records.unfit:

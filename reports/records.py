@@ -24,7 +24,7 @@ import pandas as pd
 from harness.types import EvidenceError
 
 SCHEMA_VERSION = 1
-# Beyond this, a run's times say something about the machine.
+# A run whose timed work took this much longer than the quickest of its benchmark was slowed by something.
 SLOWED = 0.15
 _REQUIRED = ("schema_version", "bench_id", "suite", "arms", "runs", "budget", "matching")
 

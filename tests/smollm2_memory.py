@@ -14,7 +14,6 @@ from harness.cli import REGISTRY
 from harness.forecast import forecast
 from harness.loop import Run
 from harness.models import load_config, load_tokenizer
-from harness.profile import by_phase
 from harness.prompts import PromptStream
 from harness.spec_file import load_bench
 from harness.worker import Job, assemble
@@ -34,7 +33,7 @@ def main(arm: str, kind: str, tokens: str) -> None:
     run.step()
     run.step()
     seen = max(run.meter.peak_bytes.values()) - before
-    measured = by_phase(run.memory_by_component())
+    measured = run.tracked_step().by_phase()
     flops = dict(run.meter.flops)
     prompts = PromptStream(run.parts.task.train(), (spec.suite.name, 0)).take(3, spec.rollout.prompts_per_step)
     tokenizer, config = load_tokenizer(spec.model.name), load_config(spec.model.name)

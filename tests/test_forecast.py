@@ -10,7 +10,6 @@ from harness.memory import COMPONENTS
 from harness.models import SHAPES, load_config
 from harness.needs import GIB, Target, need
 from harness.policy import checkpoint_layers
-from harness.profile import by_phase
 from harness.prompts import PromptStream
 
 ARMS = {
@@ -52,7 +51,7 @@ def test_every_phases_peak_is_foretold_within_a_tenth(arm, settings):
         checkpoint_layers(start.model)
     with tiny.training(chosen, start=start) as run:
         run.step()
-        measured = by_phase(run.memory_by_component())
+        measured = run.tracked_step().by_phase()
         flops = dict(run.meter.flops)
     found = foretold(chosen)
     assert set(found.memory) == set(measured) - {"reward"}

@@ -128,7 +128,7 @@ def rehearsed(learner, **tables):
     settings = tiny.spec(algorithm, critic=critic, **tables)
     with tiny.training(settings) as run:
         run.step()
-        return run, run.memory_by_component()
+        return run, run.tracked_step().metrics()
 
 
 @pytest.mark.parametrize("update", [{}, {"minibatches": 2, "epochs": 2}], ids=["one update", "several"])
@@ -164,7 +164,7 @@ def test_a_rehearsal_changes_nothing_that_is_learnt(learner):
     with tiny.training(settings) as plain, tiny.training(settings) as measured:
         for _ in range(3):
             expected, found = plain.step(), measured.step()
-            measured.memory_by_component()
+            measured.tracked_step()
             timed = ("time/", "throughput/", "memory/", "budget/device_seconds")
             assert {k: v for k, v in found.items() if not k.startswith(timed)} == {
                 k: v for k, v in expected.items() if not k.startswith(timed)
@@ -176,7 +176,7 @@ def test_a_rehearsal_changes_nothing_that_is_learnt(learner):
 def test_nothing_is_left_tracked_after_a_rehearsal():
     with tiny.training(tiny.spec("ppo")) as run:
         run.step()
-        run.memory_by_component()
+        run.tracked_step()
         parameters = list(run.parts.policy.model.parameters())
         assert all(not p._post_accumulate_grad_hooks for p in parameters)
         assert run.meter._tracker is None

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from harness.meter import PHASES, Meter, tensor_bytes
+from harness.meter import PHASES, Meter
 
 MIB = 2**20
 
@@ -107,7 +107,7 @@ def test_the_peak_counts_memory_that_is_gone_at_the_phases_end(by_kernel, monkey
         pass
     with meter.phase("rollout"):
         block = torch.ones(96 * MIB // 4)
-        held = tensor_bytes([block])
+        held = block.nbytes
         if not by_kernel:
             time.sleep(0.1)  # the resident set is sampled
         del block
@@ -122,7 +122,7 @@ def test_the_peak_is_not_below_what_is_held(meter):
     block = torch.ones(64 * MIB // 4)
     with meter.phase("rollout"):
         pass
-    assert meter.peak_bytes["rollout"] >= tensor_bytes([block])
+    assert meter.peak_bytes["rollout"] >= block.nbytes
 
 
 def test_closing_ends_the_sampling_thread(monkeypatch, tmp_path):
@@ -140,10 +140,3 @@ def test_a_steps_energy_is_what_the_device_used_since_its_start(meter, monkeypat
     monkeypatch.setattr("harness.meter.energy_joules", lambda device: next(readings))
     meter.start_step()
     assert meter.step_joules() == 30
-
-
-def test_bytes_count_each_tensor_once():
-    one, half = torch.zeros(10), torch.zeros(10, dtype=torch.bfloat16)
-    assert tensor_bytes([one, half]) == 60
-    assert tensor_bytes([one, one, None, "no tensor"]) == 40
-    assert tensor_bytes([]) == 0
