@@ -11,12 +11,18 @@ models more than what they compute. On a GPU nothing is replaced.
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+# oneDNN compiles a program for every number of rows and keeps it, 0.25 MiB each; every step of real text brings new
+# ones. Both caches, its own and torch's above it, read their size when they are first used.
+for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(cache, "128")
 
 # Fewer rows than this gain nothing from oneDNN, whose call costs more.
 MANY_ROWS = 256

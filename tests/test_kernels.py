@@ -1,6 +1,8 @@
 """A decoder's modules with their gradients written out: transformers' numbers, and those of finite differences."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import tiny
@@ -103,3 +105,17 @@ def test_a_gated_block_keeps_less_for_its_backward():
     kernels.adopt(faster)
     assert kept(faster) < kept(plain)
     assert isinstance(plain.act_fn, type(ACT2FN["silu"]))
+
+
+def test_ever_new_numbers_of_rows_do_not_fill_the_memory():
+    script = (
+        "import torch\nfrom harness import kernels\nfrom harness.meter import status_bytes\n"
+        "weights = [torch.randn(192, 64) for _ in range(3)]\n"
+        "for rows in range(300, 1100):\n"
+        "    kernels.product(torch.ones(rows, 64), weights[rows % 3])\n"
+        "    if rows == 500:\n        before = status_bytes('VmRSS')\n"
+        "print(status_bytes('VmRSS') - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    # Unbounded it grows by hundreds of MiB.
+    assert int(done.stdout) < 40 * 2**20
