@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from harness.flops import Shape
 from harness.types import UserError
 
 IMPLEMENTATION = "paribus"
@@ -248,6 +249,12 @@ class Decoding:
     @property
     def position_ids(self) -> Tensor:
         return (self.prompt_lengths[self.prompt_of] + self.sampled)[None]
+
+    def shape(self) -> Shape:
+        """The next forward, a row of logits for each sequence."""
+        rows = len(self.prompt_of)
+        pairs = self.groups.rows * self.groups.width * self.width + rows * (self.sampled + 1)
+        return Shape(rows, pairs, rows)
 
     def advance(self) -> None:
         """The next forward writes the next column."""

@@ -22,8 +22,11 @@ import torch
 CPU_SIZE, GPU_SIZE, REPEATS = 1024, 8192, 7
 
 
-def conditions(device: torch.device) -> dict[str, Any]:
-    found: dict[str, Any] = {"gemm_s": gemm_seconds(device)}
+def conditions(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """gemm_s: a fixed matrix product's median time; gemm_flops_per_s: its fastest, what utilisation is held against."""
+    size = GPU_SIZE if device.type == "cuda" else CPU_SIZE
+    seconds = gemm_seconds(device, dtype, size)
+    found: dict[str, Any] = {"gemm_s": median(seconds), "gemm_flops_per_s": 2.0 * size**3 / min(seconds)}
     if device.type == "cuda":
         return {**found, **gpu_state(device.index or 0)}
     frequency = psutil.cpu_freq()
@@ -31,19 +34,18 @@ def conditions(device: torch.device) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def gemm_seconds(device: torch.device) -> float:
-    """The median time of a fixed matrix product, after one to warm up."""
-    cuda = device.type == "cuda"
-    size, dtype = (GPU_SIZE, torch.bfloat16) if cuda else (CPU_SIZE, torch.float32)
-    a = torch.full((size, size), 0.5, device=device, dtype=dtype)
+def gemm_seconds(device: torch.device, dtype: torch.dtype, size: int, repeats: int = REPEATS) -> list[float]:
+    """Times of square matrix products, after one to warm up. The numbers are random: a GPU multiplies others faster."""
+    generator = torch.Generator(device).manual_seed(0)
+    a = torch.randn(size, size, device=device, dtype=dtype, generator=generator)
     seconds = []
-    for _ in range(REPEATS + 1):
+    for _ in range(repeats + 1):
         start = time.perf_counter()
         a @ a
-        if cuda:
+        if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
-    return median(seconds[1:])
+    return seconds[1:]
 
 
 def gpu_state(index: int) -> dict[str, Any]:

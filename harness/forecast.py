@@ -24,13 +24,14 @@ from transformers import AutoModelForCausalLM
 from harness.batch import Algorithm, RolloutBatch
 from harness.collate import collate, micro_batches
 from harness.engines.torch_engine import TorchEngine
+from harness.flops import Work
 from harness.learner import Learner, Models
 from harness.memory import MemoryTracker
 from harness.meter import Meter
 from harness.policy import DTYPES, Critic, Policy, bytes_in, checkpoint_layers
 from harness.spec import RunSpec
 from harness.types import Completion, Prompt, Reward, Rollout
-from harness.update import StepLog, Work
+from harness.update import StepLog
 
 # Of a step's micro-batches the last ones are the longest; the second is run beside the gradients of the first.
 MICRO_BATCHES = 2
@@ -102,9 +103,9 @@ def forecast(
                 engine.asleep = False
     finally:
         meter.close()
-    whole, shown = (Work.of(learner.cost, rows) for rows in (batch, part))
-    scale = whole.policy_forward / shown.policy_forward
-    flops = {"rollout": whole.policy_forward, **{phase: count * scale for phase, count in meter.flops.items()}}
+    whole, shown = (learner.updater.cost.forward(Work.of(rows).asked) for rows in (batch, part))
+    scale = whole / shown
+    flops = {"rollout": whole, **{phase: count * scale for phase, count in meter.flops.items()}}
     return Forecast(spec.arm, tracker.peaks, flops, sum(p.numel() for p in policy.model.parameters()))
 
 

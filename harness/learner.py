@@ -16,12 +16,12 @@ from torch import Tensor
 
 from harness.batch import Algorithm, Credit, RolloutBatch
 from harness.collate import micro_batches
-from harness.flops import ForwardCost
+from harness.flops import Work
 from harness.memory import MemoryTracker
 from harness.meter import Meter
 from harness.policy import Critic, Policy, tensors_of
 from harness.spec import RunSpec
-from harness.update import StepLog, Updater, Work, logprob_gap
+from harness.update import StepLog, Updater, logprob_gap
 
 # Components of the policy's and of the critic's gradients.
 GRADIENTS = ("gradients", "critic_gradients")
@@ -45,10 +45,9 @@ class Learner:
         self.spec, self.algorithm, self.models, self.meter = spec, algorithm, models, meter
         self.engine_is_exact = engine_is_exact
         self.updater = Updater(spec, seed, algorithm, models.policy, models.critic, meter)
-        self.cost = ForwardCost.of(models.policy.backbone, models.policy.head.weight.shape[0])
 
     def learn(self, number: int, batch: RolloutBatch, log: StepLog) -> None:
-        work = Work.of(self.cost, batch)
+        work = Work.of(batch)
         batch = self._score(number, batch, work, log)
         credit = self._assign_credit(batch, work, log)
         self.updater.update(number, batch, credit, work, log, critic_is_done=self.updater.one_pass_critic)
@@ -85,15 +84,11 @@ class Learner:
         critic_alone = self.updater.warming_up(number) and models.critic is not None and not models.critic.shared
         old = ref = None
         if spec.update.several or (not self.engine_is_exact and (spec.kl.placement == "reward" or critic_alone)):
-            with self.meter.phase("logprobs"):
-                old = self._over_rows(batch, lambda part: policy_logprobs(models.policy, part))
-            self.meter.count("logprobs", tokens=work.tokens, flops=work.policy_forward)
+            old = self._scored("logprobs", batch, work, lambda part: policy_logprobs(models.policy, part))
             log.add("rollout/engine_logprob_gap", logprob_gap(old, batch))
         if models.reference is not None:
             reference = models.reference
-            with self.meter.phase("reference"):
-                ref = self._over_rows(batch, lambda part: policy_logprobs(reference, part))
-            self.meter.count("reference", tokens=work.tokens, flops=work.policy_forward)
+            ref = self._scored("reference", batch, work, lambda part: policy_logprobs(reference, part))
         return replace(batch, old_logprobs=old, ref_logprobs=ref)
 
     @torch.no_grad()
@@ -103,9 +98,7 @@ class Learner:
         if self.updater.one_pass_critic:
             values = self.updater.values_and_critic_update(batch, work, log)
         elif critic is not None:
-            with self.meter.phase("values"):
-                values = self._over_rows(batch, critic.values) * batch.mask
-            self.meter.count("values", tokens=work.tokens, flops=work.trunk_forward)
+            values = self._scored("values", batch, work, critic.values, logits=False) * batch.mask
         credit = self.algorithm.assign_credit(batch, values)
         if values is not None and credit.returns is not None:
             explained = explained_variance(values, credit.returns, batch.mask)
@@ -113,13 +106,19 @@ class Learner:
                 log.add("critic/explained_variance", explained)
         return credit
 
-    def _over_rows(self, batch: RolloutBatch, function: Callable[[RolloutBatch], Tensor]) -> Tensor:
-        """`function` over micro-batches, put back in place: [B, T], 0 where no sequence reaches."""
-        whole = torch.zeros_like(batch.mask)
+    def _scored(
+        self, phase: str, batch: RolloutBatch, work: Work, score: Callable[[RolloutBatch], Tensor], *,
+        logits: bool = True,
+    ) -> Tensor:  # fmt: skip
+        """`score` over micro-batches, put back in place: [B, T], 0 where no sequence reaches."""
+        whole, parts = torch.zeros_like(batch.mask), []
         everything = torch.arange(batch.size, device=batch.mask.device)
-        for rows in micro_batches(batch, everything, tokens=self.spec.update.micro_batch_tokens):
-            part = batch.select(rows)
-            whole[rows, : part.mask.shape[1]] = function(part)
+        with self.meter.phase(phase):
+            for rows in micro_batches(batch, everything, tokens=self.spec.update.micro_batch_tokens):
+                part = batch.select(rows)
+                whole[rows, : part.mask.shape[1]] = score(part)
+                parts.append(part)
+        self.updater.count(phase, work, parts, logits=logits, backward=False)
         return whole
 
 

@@ -17,7 +17,7 @@ from harness.batch import Algorithm, RolloutBatch
 from harness.budget import Spent
 from harness.collate import collate
 from harness.engines.base import Engine, Request, Sampling
-from harness.flops import step_forward_flops
+from harness.flops import asked
 from harness.learner import Learner, Models
 from harness.memory import MemoryTracker
 from harness.meter import Meter
@@ -112,8 +112,9 @@ class Run:
             parts.engine.release()
         generated = sum(len(completion.token_ids) for completion in completions)
         responses = [(i // rollout.completions_per_prompt, len(c.token_ids)) for i, c in enumerate(completions)]
-        flops = step_forward_flops(self.learner.cost, [len(tokens) for tokens in ids], responses, logits=True)
-        self.meter.count("rollout", tokens=generated, flops=flops)
+        cost, ran = self.learner.updater.cost, parts.engine.ran
+        useful = cost.forward(asked([len(tokens) for tokens in ids], responses))
+        self.meter.count("rollout", tokens=generated, flops=useful, executed=cost.forward(ran) if ran else useful)
         rollouts = []
         with self.meter.phase("reward"):
             for (group, _), completion in zip(responses, completions, strict=True):

@@ -86,6 +86,7 @@ class Meter:
         self.seconds: dict[str, float] = defaultdict(float)
         self.tokens: dict[str, int] = defaultdict(int)
         self.flops: dict[str, float] = defaultdict(float)
+        self.executed_flops: dict[str, float] = defaultdict(float)
         self.peak_bytes: dict[str, int] = defaultdict(int)
         self.failed_in: str | None = None
         self._energy = energy_joules(self.device)
@@ -121,9 +122,11 @@ class Meter:
         finally:
             self._tracker = None
 
-    def count(self, name: str, *, tokens: int, flops: float) -> None:
+    def count(self, name: str, *, tokens: int, flops: float, executed: float) -> None:
+        """Work done in a phase: tokens, and FLOPs as asked for and as run (`harness.flops`)."""
         self.tokens[name] += tokens
         self.flops[name] += flops
+        self.executed_flops[name] += executed
 
     def step_seconds(self) -> float:
         """Wall-clock time since `start_step`, what lies between the phases included."""
@@ -141,6 +144,9 @@ class Meter:
                 continue
             measured[f"time/{name}_s"] = self.seconds[name]
             measured[f"memory/{name}/peak_bytes"] = self.peak_bytes[name]
+            if self.flops[name]:
+                measured[f"flops/{name}/useful"] = self.flops[name]
+                measured[f"flops/{name}/executed"] = self.executed_flops[name]
             if self.tokens[name] and self.seconds[name] > 0:
                 measured[f"throughput/{name}_tokens_per_s"] = self.tokens[name] / self.seconds[name]
         measured["throughput/samples_per_s"] = samples / step_seconds

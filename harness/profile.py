@@ -6,7 +6,6 @@ large matrix product timed in the same process, in the type the model computes i
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from statistics import median
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from rich.console import Group
 from rich.table import Table
 
+from harness.conditions import gemm_seconds
 from harness.loop import Run
 from harness.memory import COMPONENTS
 from harness.meter import PHASES
@@ -48,7 +48,10 @@ def measured_step(run: Run) -> dict[str, Any]:
     record = run.step()
     meter = run.meter
     phases = {
-        name: {"s": meter.seconds[name], "tokens": meter.tokens[name], "flops": meter.flops[name]}
+        name: {
+            "s": meter.seconds[name], "tokens": meter.tokens[name], "flops": meter.flops[name],
+            "executed_flops": meter.executed_flops[name],
+        }
         for name in PHASES if name in meter.seconds
     }  # fmt: skip
     return {"record": record, "phases": phases, "peak_bytes": max(meter.peak_bytes.values())}
@@ -64,11 +67,12 @@ def summary(spec: RunSpec, measured: list[dict[str, Any]], gemm_peak_flops: floa
     step_s, flops = of_record("time/step_s"), 0.0
     phases: dict[str, dict[str, float | None]] = {}
     for name in measured[0]["phases"]:
-        seconds, tokens, work = (of_phase(name, key) for key in ("s", "tokens", "flops"))
+        seconds, tokens, work, executed = (of_phase(name, key) for key in ("s", "tokens", "flops", "executed_flops"))
         phases[name] = {
             "s": seconds,
             "tokens_per_s": tokens / seconds if tokens and seconds > 0 else None,
             "flops": work,
+            "executed_flops": executed,
         }
         flops += work
     return {
@@ -80,19 +84,9 @@ def summary(spec: RunSpec, measured: list[dict[str, Any]], gemm_peak_flops: floa
     }  # fmt: skip
 
 
-@torch.no_grad()
 def gemm_peak(device: torch.device, spec: RunSpec) -> float:
     """FLOP/s of the fastest of a few large square products, in the type that forwards compute in."""
-    a, b = (torch.randn(GEMM_SIZE, GEMM_SIZE, device=device, dtype=DTYPES[spec.model.dtype]) for _ in range(2))
-    best = float("inf")
-    for _ in range(GEMM_REPEATS):
-        start = time.perf_counter()
-        c = a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    assert c.shape == a.shape
-    return 2.0 * GEMM_SIZE**3 / best
+    return 2.0 * GEMM_SIZE**3 / min(gemm_seconds(device, DTYPES[spec.model.dtype], GEMM_SIZE, GEMM_REPEATS))
 
 
 def render(result: dict[str, Any]) -> Group:
@@ -104,16 +98,17 @@ def speed_table(result: dict[str, Any]) -> Table:
         title=f"{result['suite']} · {result['arm']} · median of {result['steps']} steps", title_justify="left"
     )
     for name, justify in (("phase", "left"), ("time", "right"), ("share", "right"), ("tokens/s", "right"),
-                          ("GFLOP", "right"), ("GFLOP/s", "right")):  # fmt: skip
+                          ("GFLOP", "right"), ("as run", "right"), ("GFLOP/s", "right")):  # fmt: skip
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     step_s = result["step_s"]
     for name, phase in result["phases"].items():
-        row(table, name.replace("_", " "), phase["s"], step_s, phase["tokens_per_s"], phase["flops"])
+        work = phase["flops"], phase["executed_flops"]
+        row(table, name.replace("_", " "), phase["s"], step_s, phase["tokens_per_s"], *work)
     between = step_s - sum(phase["s"] for phase in result["phases"].values())
-    row(table, "between phases", between, step_s, None, 0.0)
+    row(table, "between phases", between, step_s, None, 0.0, 0.0)
     table.add_section()
-    total = sum(phase["flops"] for phase in result["phases"].values())
-    row(table, "step", step_s, step_s, result["tokens_per_s"], total)
+    total, executed = (sum(phase[key] for phase in result["phases"].values()) for key in ("flops", "executed_flops"))
+    row(table, "step", step_s, step_s, result["tokens_per_s"], total, executed)
     peak, memory = result["gemm_peak_flops_per_s"], psutil.virtual_memory().total
     table.caption = (
         f"{result['samples_per_s']:.2f} samples/s; {total / step_s / 1e9:,.0f} of {peak / 1e9:,.0f} GFLOP/s measured as"
@@ -140,9 +135,11 @@ def memory_table(memory: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
-def row(table: Table, name: str, seconds: float, step_s: float, tokens_per_s: float | None, flops: float) -> None:
+def row(
+    table: Table, name: str, seconds: float, step_s: float, tokens_per_s: float | None, flops: float, executed: float
+) -> None:
     table.add_row(
         name, duration(seconds) if seconds >= 60 else f"{seconds:.3g} s", f"{seconds / step_s:.0%}",
         f"{tokens_per_s:,.0f}" if tokens_per_s else "", f"{flops / 1e9:,.0f}" if flops else "",
-        f"{flops / seconds / 1e9:,.0f}" if flops else "",
+        f"{executed / 1e9:,.0f}" if executed else "", f"{flops / seconds / 1e9:,.0f}" if flops else "",
     )  # fmt: skip

@@ -8,7 +8,7 @@ once, that pass also makes the values that the advantages are formed with.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,10 +18,11 @@ from torch import Tensor
 from algorithms.losses import aggregate_count
 from harness.batch import Algorithm, Credit, LossTerms, Mean, PolicyOutputs, RolloutBatch
 from harness.collate import micro_batches, minibatches
-from harness.flops import ForwardCost, step_forward_flops
+from harness.flops import ForwardCost, Work
 from harness.meter import Meter
 from harness.policy import Critic, Policy
 from harness.spec import RunSpec
+from harness.vocabulary import kept_for_backward
 
 
 class Diverged(Exception):
@@ -80,25 +81,6 @@ class Trainee:
         return [value for state in self.optimizer.state.values() for value in state.values()]
 
 
-@dataclass(frozen=True)
-class Work:
-    """A step's response tokens, and the FLOPs of one forward over it: with logits, and of the trunk alone."""
-
-    tokens: int
-    policy_forward: float
-    trunk_forward: float
-
-    @classmethod
-    def of(cls, cost: ForwardCost, batch: RolloutBatch) -> Work:
-        prompt_lengths = batch.prompt_mask.sum(1).tolist()
-        lengths = batch.mask.sum(1).long().tolist()
-        responses = list(zip(batch.prompt_of.tolist(), lengths, strict=True))
-        with_logits, without = (
-            step_forward_flops(cost, prompt_lengths, responses, logits=logits) for logits in (True, False)
-        )
-        return cls(sum(lengths), with_logits, without)
-
-
 class Updater:
     """Updates a policy, and its critic if it has one, from a step's batch and credit."""
 
@@ -107,6 +89,8 @@ class Updater:
     ) -> None:
         self.spec, self.seed, self.algorithm = spec, seed, algorithm
         self.policy, self.critic, self.meter = policy, critic, meter
+        self.words = policy.head.weight.shape[0]
+        self.cost = ForwardCost.of(policy.backbone, self.words, checkpointed=spec.update.gradient_checkpointing)
         self.policy_trainee = Trainee(
             "policy", list(policy.model.parameters()), spec,
             lr=spec.update.learning_rate, max_grad_norm=spec.update.max_grad_norm,
@@ -149,11 +133,12 @@ class Updater:
         assert self.critic is not None
         assert self.critic_trainee is not None
         count = float(aggregate_count(batch.loss_mask, mode=self.spec.update.aggregation))
-        values_BT, loss = torch.zeros_like(batch.mask), 0.0
+        values_BT, loss, parts = torch.zeros_like(batch.mask), 0.0, []
         everything = torch.arange(batch.size, device=batch.mask.device)
         with self.meter.phase("critic_update"):
             for rows in micro_batches(batch, everything, tokens=self.spec.update.micro_batch_tokens):
                 part = batch.select(rows)
+                parts.append(part)
                 with torch.set_grad_enabled(count > 0):
                     values = self.critic.values(part)
                     values_BT[rows, : part.mask.shape[1]] = values.detach()
@@ -162,16 +147,13 @@ class Updater:
                         loss += self._value_backward(values, part, credit, count, log)
             if count > 0:
                 self.critic_trainee.step(loss, log)
-        self._count("critic_update", (3 if count > 0 else 1) * work.trunk_forward, work.tokens)
+        self.count("critic_update", work, parts, logits=False, backward=count > 0)
         return values_BT
 
     def update(
         self, step: int, batch: RolloutBatch, credit: Credit, work: Work, log: StepLog, *, critic_is_done: bool = False
     ) -> None:
-        """All epochs and minibatches of a step. critic_is_done: it has learnt from this rollout already.
-
-        FLOPs: a forward, and twice that backward; a shared trunk's warm-up goes back through the head alone.
-        """
+        """All epochs and minibatches of a step. critic_is_done: it has learnt from this rollout already."""
         spec, critic = self.spec, self.critic
         warming_up = self.warming_up(step)
         for epoch in range(spec.update.epochs):
@@ -182,17 +164,18 @@ class Updater:
                     continue
                 share = len(rows) / batch.size
                 parts = list(self.parts(batch, credit, rows))
+                run = [part for part, _ in parts]
                 if critic is not None and critic.shared:
                     self._update_shared(parts, count, warming_up, log)
-                    passes = 1 if warming_up else 3
-                    self._count("policy_update", passes * work.policy_forward * share, work.tokens * share)
+                    # A warm-up goes back through the critic's head alone.
+                    self.count("policy_update", work, run, logits=True, backward=not warming_up, share=share)
                     continue
                 if not warming_up:
                     self._update_policy(parts, count, log)
-                    self._count("policy_update", 3 * work.policy_forward * share, work.tokens * share)
+                    self.count("policy_update", work, run, logits=True, backward=True, share=share)
                 if critic is not None and not critic_is_done:
                     self._update_critic(parts, count, log)
-                    self._count("critic_update", 3 * work.trunk_forward * share, work.tokens * share)
+                    self.count("critic_update", work, run, logits=False, backward=True, share=share)
 
     def parts(self, batch: RolloutBatch, credit: Credit, rows: Tensor) -> Iterator[tuple[RolloutBatch, Credit]]:
         for part_rows in micro_batches(batch, rows, tokens=self.spec.update.micro_batch_tokens):
@@ -252,8 +235,18 @@ class Updater:
         (total / count).backward()
         return float(total.detach()) / count
 
-    def _count(self, phase: str, flops: float, tokens: float) -> None:
-        self.meter.count(phase, tokens=round(tokens), flops=flops)
+    def count(
+        self, phase: str, work: Work, parts: Sequence[RolloutBatch], *, logits: bool, backward: bool, share: float = 1.0
+    ) -> None:
+        """Tell the meter of one pass over a share of a step's `work`, which was run as `parts`."""
+        shape = work.asked if logits else work.asked.without_logits()
+        useful = (3 if backward else 1) * self.cost.forward(shape) * share
+        executed = 0.0
+        for part in parts:
+            run = Work.of(part).packed if logits else Work.of(part).packed.without_logits()
+            kept = kept_for_backward(int(run.logits), self.words)
+            executed += self.cost.executed(run, backward=backward, logits_kept=kept)
+        self.meter.count(phase, tokens=round(work.tokens * share), flops=useful, executed=executed)
 
 
 def note_gap(outputs: PolicyOutputs, batch: RolloutBatch, log: StepLog) -> None:

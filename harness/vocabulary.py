@@ -31,7 +31,12 @@ def token_logprobs(
     """
     # Types are chosen here, in the backward too, which autocast does not reach.
     with torch.autocast(hidden_nC.device.type, enabled=False):
-        return _TokenLogprobs.apply(hidden_nC, weight_VC, bias_V, tokens_n, temperature, KEPT_BYTES)
+        return _TokenLogprobs.apply(hidden_nC, weight_VC, bias_V, tokens_n, temperature)
+
+
+def kept_for_backward(rows: int, words: int) -> bool:
+    """Whether the backward finds the probabilities, or has to compute them again."""
+    return 4 * rows * words <= KEPT_BYTES
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -39,11 +44,11 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, temperature: float, budget: int
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
         cast = weight.to(hidden.dtype)
         rows = max(1, CHUNK_BYTES // (4 * len(weight)))
-        keep = any(ctx.needs_input_grad) and 4 * len(hidden) * len(weight) <= budget
+        keep = any(ctx.needs_input_grad) and kept_for_backward(len(hidden), len(weight))
         kept, logprobs, entropies = [], [], []
         for states, picked in zip(hidden.split(rows), tokens.split(rows), strict=True):
             logits = scaled_logits(states, cast, bias, temperature)
@@ -96,7 +101,7 @@ class _TokenLogprobs(torch.autograd.Function):
                     d_weight += typed.T @ states
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
-        return d_hidden, d_weight, d_bias, None, None, None
+        return d_hidden, d_weight, d_bias, None, None
 
 
 def scaled_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:

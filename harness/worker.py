@@ -146,10 +146,13 @@ def fit(job: Job, emit: Emit) -> None:
 def train(job: Job, emit: Emit) -> None:
     """Train under the memory cap, with the machine's condition told before and after. Raises DoesNotFit."""
     from harness.conditions import conditions
+    from harness.policy import DTYPES
 
-    emit({"event": "conditions", "when": "before", "conditions": conditions(device())})
-    under_the_cap(job.spec, lambda runs: train_to_the_end(job, emit, runs))
-    emit({"event": "conditions", "when": "after", "conditions": conditions(device())})
+    dtype = DTYPES[job.spec.model.dtype]
+    before = conditions(device(), dtype)
+    emit({"event": "conditions", "when": "before", "conditions": before})
+    under_the_cap(job.spec, lambda runs: train_to_the_end(job, emit, runs, peak_flops=before["gemm_flops_per_s"]))
+    emit({"event": "conditions", "when": "after", "conditions": conditions(device(), dtype)})
 
 
 def under_the_cap(spec: RunSpec, work: Callable[[list[Any]], None]) -> None:
@@ -171,8 +174,11 @@ def under_the_cap(spec: RunSpec, work: Callable[[list[Any]], None]) -> None:
         raise DoesNotFit(phase, growing(phase, error.__traceback__), asked_for(error)) from error
 
 
-def train_to_the_end(job: Job, emit: Emit, runs: list[Any]) -> None:
-    """Train until the budget is spent, evaluating on the way where the suite asks for it, and at the end."""
+def train_to_the_end(job: Job, emit: Emit, runs: list[Any], *, peak_flops: float) -> None:
+    """Train until the budget is spent, evaluating on the way where the suite asks for it, and at the end.
+
+    peak_flops: what the device was measured to do in a second; utilisation is held against it.
+    """
     from harness.checkpoint import save_policy
     from harness.loop import Run
 
@@ -183,6 +189,7 @@ def train_to_the_end(job: Job, emit: Emit, runs: list[Any]) -> None:
     with Journal(job.folder / "steps.jsonl") as steps, Journal(job.folder / "samples.jsonl") as samples:
         while not run.spent.exhausted(spec.budget):
             record = run.step()
+            record["throughput/mfu"] = record["throughput/flops_per_s"] / peak_flops
             # Once the optimizers have their state, which they make with their first step.
             if not measured and (record["step"] > spec.critic.warmup_steps or run.spent.exhausted(spec.budget)):
                 record.update(run.tracked_step().metrics())

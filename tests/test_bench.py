@@ -105,8 +105,9 @@ def test_micro_batch_size_changes_results_by_rounding_only(finished: Path, tmp_p
     for run in ("ppo-seed0", "grpo-seed0"):
         for ours, theirs in zip(deterministic(other, run), deterministic(finished, run), strict=True):
             assert ours.keys() == theirs.keys()
+            # What is run for a step depends on its parts; what it asks for does not.
             for name, value in theirs.items():
-                assert ours[name] == pytest.approx(value, rel=1e-3, abs=2e-5), name
+                assert name.endswith("/executed") or ours[name] == pytest.approx(value, rel=1e-3, abs=2e-5), name
 
 
 def test_mlflow_server_holds_parent_and_children_with_metrics_and_artifacts(finished: Path, server: Server) -> None:

@@ -2,12 +2,13 @@
 
 import torch
 
-from harness.conditions import conditions, energy_joules, gemm_seconds, gpu_state
+from harness.conditions import CPU_SIZE, conditions, energy_joules, gemm_seconds, gpu_state
 
 
 def test_a_machine_without_a_gpu_says_load_and_the_time_of_a_fixed_piece_of_work():
-    found = conditions(torch.device("cpu"))
-    assert set(found) == {"gemm_s", "load_average", "cpu_mhz"}
+    found = conditions(torch.device("cpu"), torch.float32)
+    assert set(found) == {"gemm_s", "gemm_flops_per_s", "load_average", "cpu_mhz"}
+    assert found["gemm_flops_per_s"] >= 2 * CPU_SIZE**3 / found["gemm_s"]
     assert 1e-4 < found["gemm_s"] < 60
     assert found["load_average"] >= 0
 
@@ -16,7 +17,7 @@ def test_the_timed_work_leaves_random_state_and_gradients_alone():
     torch.manual_seed(4)
     before = torch.get_rng_state()
     with torch.enable_grad():
-        gemm_seconds(torch.device("cpu"))
+        assert len(gemm_seconds(torch.device("cpu"), torch.float32, 8, 3)) == 3
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -9,9 +9,10 @@ import torch
 
 from algorithms.advantages import gae
 from harness.engines.torch_engine import TorchEngine
-from harness.flops import step_forward_flops
+from harness.flops import asked
 from harness.learner import explained_variance
 from harness.policy import Policy
+from harness.spec import CURRENCIES, Budget
 from harness.types import Reward
 from harness.worker import Job, Registry, assemble
 
@@ -36,6 +37,11 @@ def repeatable(records):
     return [{key: value for key, value in r.items() if not key.startswith(MEASURED)} for r in records]
 
 
+def however_batched(records):
+    """Less what is run for it, which padding is part of."""
+    return [{key: value for key, value in r.items() if not key.endswith("/executed")} for r in repeatable(records)]
+
+
 def constant(value):
     return lambda completion, answer: Reward(value, value == 1, completion or None)
 
@@ -56,14 +62,14 @@ def test_two_runs_with_one_seed_give_the_same_records_to_the_bit(learner, tables
 def test_another_micro_batch_gives_the_same_records_up_to_rounding(learner):
     def run(micro_batch_tokens):
         update = {**SEVERAL, "micro_batch_tokens": micro_batch_tokens, "learning_rate": 1e-4}
-        return repeatable(tiny.records(2, spec(learner, update=update)))
+        return however_batched(tiny.records(2, spec(learner, update=update)))
 
     for mine, whole in zip(run(40), run(10_000), strict=True):
         assert mine == pytest.approx(whole, rel=1e-3, abs=1e-4)
 
 
 def test_another_engine_batch_gives_the_same_records_up_to_rounding():
-    whole, split = (repeatable(tiny.records(2, spec("grpo", rollout={"engine_batch": n}))) for n in (256, 5))
+    whole, split = (however_batched(tiny.records(2, spec("grpo", rollout={"engine_batch": n}))) for n in (256, 5))
     for mine, other in zip(split, whole, strict=True):
         assert mine == pytest.approx(other, rel=1e-4, abs=1e-4)
 
@@ -387,6 +393,19 @@ def test_every_aggregation_trains(learner, mode):
     assert record["policy/grad_norm"] > 0
 
 
+@pytest.mark.parametrize("currency", CURRENCIES)
+@pytest.mark.parametrize("learner", ["grpo", "ppo separate"])
+def test_a_run_ends_with_the_step_that_reaches_its_limit(learner, currency):
+    first = tiny.records(1, spec(learner))[0][f"budget/{currency}"]
+    limit = type(first)(2.5 * first)
+    budget = Budget(**{currency: limit})
+    with tiny.training(spec(learner)) as run:
+        seen = [0.0]
+        while not run.spent.exhausted(budget):
+            seen.append(run.step()[f"budget/{currency}"])
+    assert seen[-2] < limit <= seen[-1]
+
+
 def test_every_budget_axis_adds_up():
     records = tiny.records(3, spec("grpo"))
     for axis, amount in (("steps", 1), ("prompts", 4), ("samples", 12)):
@@ -426,7 +445,8 @@ def test_flops_are_those_of_the_forwards_and_backwards_done(learner, tables, pol
     batch = batches[-1]
     prompts = batch.prompt_mask.sum(1).tolist()
     responses = list(zip(batch.prompt_of.tolist(), batch.mask.sum(1).int().tolist(), strict=True))
-    forward, trunk = (step_forward_flops(run.learner.cost, prompts, responses, logits=flag) for flag in (True, False))
+    shape, cost = asked(prompts, responses), run.learner.updater.cost
+    forward, trunk = cost.forward(shape), cost.forward(shape.without_logits())
     assert record["budget/flops"] == pytest.approx(policy_forwards * forward + trunk_forwards * trunk)
 
 

@@ -45,11 +45,11 @@ def test_rates_are_tokens_over_the_phases_own_seconds(clock, meter):
     meter.start_step()
     with meter.phase("rollout"):
         clock(2.0)
-    meter.count("rollout", tokens=30, flops=100.0)
-    meter.count("rollout", tokens=10, flops=100.0)
+    meter.count("rollout", tokens=30, flops=100.0, executed=150.0)
+    meter.count("rollout", tokens=10, flops=100.0, executed=100.0)
     with meter.phase("policy_update"):
         clock(6.0)
-    meter.count("policy_update", tokens=120, flops=600.0)
+    meter.count("policy_update", tokens=120, flops=600.0, executed=700.0)
     measured = meter.metrics(step_seconds=8.0, samples=16, generated_tokens=40)
     assert measured["time/rollout_s"] == 2
     assert measured["time/step_s"] == 8
@@ -58,6 +58,7 @@ def test_rates_are_tokens_over_the_phases_own_seconds(clock, meter):
     assert measured["throughput/samples_per_s"] == 2
     assert measured["throughput/tokens_per_s"] == 5
     assert measured["throughput/flops_per_s"] == 100
+    assert (measured["flops/rollout/useful"], measured["flops/rollout/executed"]) == (200, 250)
 
 
 def test_a_phase_that_did_not_run_has_no_figures(meter):
@@ -72,11 +73,12 @@ def test_a_phase_that_did_not_run_has_no_figures(meter):
 def test_a_new_step_starts_from_nothing(meter):
     with meter.phase("rollout"):
         pass
-    meter.count("rollout", tokens=3, flops=1.0)
+    meter.count("rollout", tokens=3, flops=1.0, executed=2.0)
     meter.start_step()
     assert not meter.seconds
     assert not meter.tokens
     assert not meter.flops
+    assert not meter.executed_flops
     assert not meter.peak_bytes
 
 

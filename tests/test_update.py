@@ -10,11 +10,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from algorithms.losses import AGGREGATIONS, aggregate, clipped_surrogate, clipped_value_loss
 from harness.batch import Credit, Mean
+from harness.flops import Work
 from harness.meter import Meter
 from harness.policy import Critic, Policy, checkpoint_layers
 from harness.spec import ModelTable
 from harness.types import UserError
-from harness.update import Diverged, StepLog, Trainee, Updater, Work, logprob_gap
+from harness.update import Diverged, StepLog, Trainee, Updater, logprob_gap
 
 LEARNERS = {"grpo": ("grpo", "separate"), "ppo separate": ("ppo", "separate"), "ppo shared": ("ppo", "shared")}
 each_learner = pytest.mark.parametrize("learner", LEARNERS)
@@ -38,6 +39,7 @@ class Setup:
         random = [torch.randn(self.batch.mask.shape, generator=generator) * self.batch.mask for _ in range(3)]
         self.credit = Credit(*random) if self.critic else Credit(random[0])
         self.log = StepLog()
+        self.work = Work.of(self.batch)
 
     def __enter__(self):
         return self
@@ -49,8 +51,13 @@ class Setup:
         batch = batch or self.batch
         if engine is not None:
             batch = replace(batch, engine_logprobs=engine)
-        self.updater.update(step, batch, credit or self.credit, Work(10, 100.0, 80.0), self.log)
+        self.updater.update(step, batch, credit or self.credit, self.work, self.log)
         return self.log
+
+    def forward(self, *, logits=True):
+        """FLOPs of one forward over the batch, as asked for."""
+        shape = self.work.asked
+        return self.updater.cost.forward(shape if logits else shape.without_logits())
 
     def hashes(self):
         own = [p.detach().clone() for p in self.critic.parameters] if self.critic else []
@@ -156,10 +163,10 @@ def test_every_epoch_runs_every_minibatch(learner):
         assert log.means["policy/approx_kl"].value > 0
         assert "rollout/engine_logprob_gap" not in log.means
         first = "policy_update"
-        assert setup.meter.tokens[first] == 30
-        assert setup.meter.flops[first] == pytest.approx(3 * 3 * 100)
+        assert setup.meter.tokens[first] == pytest.approx(3 * setup.work.tokens, abs=6)
+        assert setup.meter.flops[first] == pytest.approx(3 * 3 * setup.forward())
         if learner == "ppo separate":
-            assert setup.meter.flops["critic_update"] == pytest.approx(3 * 3 * 80)
+            assert setup.meter.flops["critic_update"] == pytest.approx(3 * 3 * setup.forward(logits=False))
 
 
 @with_critic
@@ -310,13 +317,13 @@ def test_one_pass_gives_the_critics_values_and_its_update(tokens, masked):
     with Setup("ppo separate", update=update, masked=masked) as once:
         assert once.updater.one_pass_critic
         once.updater.algorithm = once.updater.algorithm._replace(assign_credit=rewarded_like)
-        found = once.updater.values_and_critic_update(once.batch, Work(10, 100.0, 80.0), once.log)
+        found = once.updater.values_and_critic_update(once.batch, once.work, once.log)
     torch.testing.assert_close(found, values, rtol=1e-5, atol=1e-5)
     for one, other in zip(once.critic.parameters, apart.critic.parameters, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
     for name in ("critic/loss", "critic/grad_norm", "critic/clip_fraction"):
         assert once.log.means[name].value == pytest.approx(apart.log.means[name].value, abs=1e-5)
-    assert once.meter.flops["critic_update"] == 3 * 80.0
+    assert once.meter.flops["critic_update"] == pytest.approx(3 * once.forward(logits=False))
     assert "values" not in once.meter.seconds
 
 
@@ -324,11 +331,11 @@ def test_without_a_token_in_the_loss_one_pass_gives_values_and_moves_nothing():
     with Setup("ppo separate") as setup:
         nothing = replace(setup.batch, loss_mask=torch.zeros_like(setup.batch.loss_mask))
         before = setup.hashes()[1]
-        values = setup.updater.values_and_critic_update(nothing, Work(10, 100.0, 80.0), setup.log)
+        values = setup.updater.values_and_critic_update(nothing, setup.work, setup.log)
         torch.testing.assert_close(values, setup.critic.values(setup.batch).detach())
         assert all(torch.equal(one, other) for one, other in zip(before, setup.critic.parameters, strict=True))
         assert not setup.log.means
-        assert setup.meter.flops["critic_update"] == 80.0
+        assert setup.meter.flops["critic_update"] == pytest.approx(setup.forward(logits=False))
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,7 @@ def spec(algorithm: str = "grpo", **tables: dict[str, Any]) -> RunSpec:
         "kl": {}, "advantage": {}, "critic": {"learning_rate": 1e-3},
         "budget": {"samples": 1_000},
         "eval": {"tasks": ("tiny_heldout",)},
+        "checkpoint": {},
     }  # fmt: skip
     merged = {name: {**table, **tables.pop(name, {})} for name, table in base.items()}
     assert not tables, tables

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from harness.flops import Shape
 from harness.types import Completion
 
 
@@ -26,6 +27,9 @@ class Sampling(NamedTuple):
 class Engine(Protocol):
     exact: bool
     """Log-probabilities are the trainer's own, to rounding, so they can stand for those under the old policy."""
+
+    ran: Shape | None
+    """The forwards of the last `generate`, padding included; None where the engine does not say."""
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """One completion per request, in order."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from harness.attention import Decoding, Prefill
 from harness.engines.base import Request, Sampling
 from harness.engines.packed_linears import PackedLinears
+from harness.flops import Shape, packed
 from harness.memory import labelled
 from harness.policy import Policy
 from harness.spec import RunSpec
@@ -38,11 +39,13 @@ class TorchEngine:
         self.policy = policy
         self.batch_size = batch_size
         self.packed = PackedLinears()
+        self.ran = Shape()
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         # Neighbours of like length share a batch, which keeps padding small; results go back in request order.
         order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), requests[i].prompt_ids, i))
         completions: list[Completion | None] = [None] * len(requests)
+        self.ran = Shape()
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             for row, completion in zip(rows, self._decode([requests[i] for i in rows], sampling), strict=True):
@@ -93,6 +96,7 @@ class TorchEngine:
                         state.keep(going)
                         rows, tokens = rows[going], tokens[going]
                 state.advance(tokens)
+            self.ran = self.ran.plus(state.ran)
 
         tokens_BT, logprobs_BT = tokens_TB.T.tolist(), logprobs_TB.T.tolist()
         return [
@@ -119,7 +123,7 @@ class TorchEngine:
 
 
 class _Batch:
-    """Sequences in flight: their keys and values, and their last logits [B, V]."""
+    """Sequences in flight: their keys and values, their last logits [B, V], and the forwards they took."""
 
     def __init__(self, policy: Policy, prompts: Sequence[tuple[int, ...]], *, room: int) -> None:
         self.policy = policy
@@ -133,12 +137,14 @@ class _Batch:
         with labelled("kv_cache"):
             self.layout = Decoding(layout, prompt_of, room)
         self.logits = policy.logits(last)[prompt_of]
+        self.ran = packed([len(ids) for ids in distinct]).plus(Shape(logits=len(distinct)))
 
     def keep(self, rows: Tensor) -> None:
         with labelled("kv_cache"):
             self.layout.select(rows)
 
     def advance(self, tokens: Tensor) -> None:
+        self.ran = self.ran.plus(self.layout.shape())
         self.logits = self.policy.logits(self.policy.hidden(tokens, self.layout))
         self.layout.advance()
 

@@ -56,6 +56,7 @@ def build(policy: Policy, spec: RunSpec) -> VllmEngine:
 
 class VllmEngine:
     exact = False
+    ran = None
 
     def __init__(
         self, policy: Policy, source: str, *, dtype: str, context: int, batch_size: int, memory_gib: float
