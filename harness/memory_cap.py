@@ -22,7 +22,7 @@ import psutil
 import torch
 
 from harness.memory import LEARNING
-from harness.meter import status_bytes
+from harness.peak_memory import status_bytes
 
 WATCH_SECONDS = 0.02
 # Room to notice that a limit is kept: asked for beyond it, and given back.

@@ -54,7 +54,7 @@ def measured_step(run: Run) -> dict[str, Any]:
         }
         for name in PHASES if name in meter.seconds
     }  # fmt: skip
-    return {"record": record, "phases": phases, "peak_bytes": max(meter.peak_bytes.values())}
+    return {"record": record, "phases": phases, "peak_bytes": meter.peak_bytes()}
 
 
 def summary(spec: RunSpec, measured: list[dict[str, Any]], gemm_peak_flops: float) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def fit(job: Job, emit: Emit) -> None:
         peaks = []
         for _ in range(2):
             runs[0].step()
-            peaks.append(max(runs[0].meter.peak_bytes.values()))
+            peaks.append(runs[0].meter.peak_bytes())
         emit({"event": "peak", "bytes": max(peaks)})
 
     under_the_cap(job.spec, two_steps)

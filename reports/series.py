@@ -49,6 +49,8 @@ MEMORY_PARTS: Mapping[str, str] = {
     "temporaries": "temporaries",
     "other": "other",
     "tracked": "all tensors",
+    "reserved": "reserved by the allocator",
+    "device": "the whole device",
 }
 # column → (title, unit of the axis)
 STABILITY: Mapping[str, tuple[str, str]] = {

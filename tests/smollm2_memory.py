@@ -32,7 +32,7 @@ def main(arm: str, kind: str, tokens: str) -> None:
     run = Run(assemble(Job("train", spec, 0, Path(), REGISTRY)))
     run.step()
     run.step()
-    seen = max(run.meter.peak_bytes.values()) - before
+    seen = run.meter.peak_bytes() - before
     measured = run.tracked_step().by_phase()
     flops = dict(run.meter.flops)
     prompts = PromptStream(run.parts.task.train(), (spec.suite.name, 0)).take(3, spec.rollout.prompts_per_step)

@@ -109,7 +109,7 @@ def test_a_gated_block_keeps_less_for_its_backward():
 
 def test_ever_new_numbers_of_rows_do_not_fill_the_memory():
     script = (
-        "import torch\nfrom harness import kernels\nfrom harness.meter import status_bytes\n"
+        "import torch\nfrom harness import kernels\nfrom harness.peak_memory import status_bytes\n"
         "weights = [torch.randn(192, 64) for _ in range(3)]\n"
         "for rows in range(300, 1100):\n"
         "    kernels.product(torch.ones(rows, 64), weights[rows % 3])\n"

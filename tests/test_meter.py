@@ -79,7 +79,7 @@ def test_a_new_step_starts_from_nothing(meter):
     assert not meter.tokens
     assert not meter.flops
     assert not meter.executed_flops
-    assert not meter.peak_bytes
+    assert not meter.peaks
 
 
 def test_a_phase_that_fails_is_measured_too(clock, meter):
@@ -102,7 +102,7 @@ def test_an_unknown_phase_is_refused(meter):
 @pytest.mark.parametrize("by_kernel", [True, False])
 def test_the_peak_counts_memory_that_is_gone_at_the_phases_end(by_kernel, monkeypatch, tmp_path, request):
     if not by_kernel:
-        monkeypatch.setattr("harness.meter.RESET_PEAK", tmp_path / "no" / "clear_refs")
+        monkeypatch.setattr("harness.peak_memory.RESET_PEAK", tmp_path / "no" / "clear_refs")
     meter = Meter(torch.device("cpu"))
     request.addfinalizer(meter.close)
     with meter.phase("reward"):
@@ -116,21 +116,21 @@ def test_the_peak_counts_memory_that_is_gone_at_the_phases_end(by_kernel, monkey
     with meter.phase("values"):
         pass
     assert held == 96 * MIB
-    assert meter.peak_bytes["rollout"] >= meter.peak_bytes["reward"] + 0.9 * held
-    assert meter.peak_bytes["values"] <= meter.peak_bytes["rollout"] - 0.9 * held
+    assert meter.peaks["rollout"]["peak"] >= meter.peaks["reward"]["peak"] + 0.9 * held
+    assert meter.peaks["values"]["peak"] <= meter.peaks["rollout"]["peak"] - 0.9 * held
 
 
 def test_the_peak_is_not_below_what_is_held(meter):
     block = torch.ones(64 * MIB // 4)
     with meter.phase("rollout"):
         pass
-    assert meter.peak_bytes["rollout"] >= block.nbytes
+    assert meter.peaks["rollout"]["peak"] >= block.nbytes
 
 
 def test_closing_ends_the_sampling_thread(monkeypatch, tmp_path):
-    monkeypatch.setattr("harness.meter.RESET_PEAK", tmp_path / "no" / "clear_refs")
+    monkeypatch.setattr("harness.peak_memory.RESET_PEAK", tmp_path / "no" / "clear_refs")
     meter = Meter(torch.device("cpu"))
-    thread = meter._rss._thread
+    thread = meter._memory._rss._thread
     assert thread.is_alive()
     meter.close()
     assert not thread.is_alive()

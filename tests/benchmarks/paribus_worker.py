@@ -84,7 +84,7 @@ def main() -> None:
     peak_bytes = 0
     while channel.wait():
         record = run.step()
-        peak_bytes = max(peak_bytes, *run.meter.peak_bytes.values())
+        peak_bytes = max(peak_bytes, run.meter.peak_bytes())
         tokens = round(record["rollout/length_mean"] * spec.step_samples)
         channel.answer(tokens=tokens, flops=sum(run.meter.flops.values()), peak_bytes=peak_bytes)
     run.meter.close()
