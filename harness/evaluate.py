@@ -18,6 +18,7 @@ from harness.budget import Spent
 from harness.engines.base import Engine, Request, Sampling
 from harness.policy import Policy
 from harness.randomness import random_state_kept
+from harness.sampled_eval import sampled
 from harness.spec import EvalTable
 from harness.types import Completion, InfrastructureError, Prompt, Task, UserError
 
@@ -32,6 +33,10 @@ def evaluate(
     heldout = task.heldout()
     own = {name: list(heldout[name])[: table.questions] for name in table.tasks if name in heldout}
     found = heldout_results(policy_lm(policy, engine, cap=cap), policy, task, own) if own else {}
+    for name, prompts in own.items():
+        metrics, rows = sampled(policy, engine, task, prompts, table, cap=cap)
+        found[name]["metrics"] |= metrics
+        found[name]["samples"] = [{**sample, **row} for sample, row in zip(found[name]["samples"], rows, strict=True)]
     for name in table.tasks:
         if name not in own:
             found[name] = lm_eval_result(policy_lm(policy, engine, cap=cap), name, table.questions)

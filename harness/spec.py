@@ -164,6 +164,10 @@ class EvalTable(Table):
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
     """Held-out sets of the suite's task, or names of lm-eval tasks; the first one is the primary one."""
     max_completion_tokens: Count | None = None
+    samples: Whole = 0
+    """Answers sampled to each question beside the greedy one, for pass@k and majority@k."""
+    temperature: Positive = 1.0
+    """At which those are sampled."""
 
 
 class CheckpointTable(Table):

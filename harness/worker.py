@@ -12,13 +12,13 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from harness.journal import Journal, write_json
-from harness.models import device
+from harness.models import cache_folder, device
 from harness.spec import RunSpec
 from harness.types import UserError, stable_hash
 
@@ -111,9 +111,11 @@ def assemble(job: Job) -> Any:
 
 def evaluate_base(job: Job, emit: Emit) -> None:
     from harness.budget import Spent
+    from harness.engines.remembering import RememberingEngine
     from harness.environment import describe
 
     parts = assemble(job)
+    parts = replace(parts, engine=RememberingEngine(parts.engine, parts.policy, cache_folder() / "completions"))
     emit({"event": "environment", "environment": describe()})
     run_evaluation(parts, job.folder, "base", Spent(), emit)
     parts.engine.close()
