@@ -207,21 +207,35 @@ def profile(
 
 @app.command()
 def report(
-    bench_id: Annotated[str, typer.Argument(help="a benchmark's id, or latest")] = "latest",
+    bench_ids: Annotated[list[str] | None, typer.Argument(help="benchmarks' ids, or latest")] = None,
     out_folder: OutOption = Path("runs"),
     suite: Annotated[str | None, typer.Option(help="with latest, from MLflow: of this suite")] = None,
 ) -> None:
-    """Build a benchmark's report again, from its folder, or from MLflow alone where the folder is not here."""
+    """Build a benchmark's report again, from its folder, or from MLflow alone where the folder is not here.
+
+    Several benchmarks of one configuration, other seeds or other machines, make one report.
+    """
+    from reports.build import build, build_combined
+
+    folders = [benchmark_folder(each, out_folder, suite) for each in bench_ids or ["latest"]]
+    folder = folders[0]
+    if len(folders) == 1:
+        build(folder)
+    else:
+        _, folder = build_combined(folders, out_folder)
+    out.print(f"report: {folder.resolve() / 'report.html'}", markup=False)
+
+
+def benchmark_folder(bench_id: str, out_folder: Path, suite: str | None) -> Path:
+    """Where a benchmark lies; fetched from MLflow first where it is not here."""
     from harness.tracking_fetch import fetch
     from harness.tracking_store import tracking_uri
-    from reports.build import build
 
     folder = out_folder / bench_id
     if not (folder / "bench.json").is_file():
         folder = fetch(tracking_uri(None, out_folder), bench_id, out_folder, suite)
         out.print(f"fetched {folder.name} from MLflow", markup=False)
-    build(folder)
-    out.print(f"report: {folder.resolve() / 'report.html'}", markup=False)
+    return folder
 
 
 @app.command()

@@ -9,16 +9,30 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.types import UserError
 from reports import html, junit, markdown
+from reports.combine import combine
 from reports.comparison import Comparison, compare, load
 
 
 def build(folder: Path) -> Comparison:
-    """Write report.html, summary.md, comparison.json and junit.xml; each appears whole or not at all."""
-    comparison = compare(load(folder))
+    """Report on the benchmark of a folder, in that folder."""
+    return write(compare(load(folder)), folder)
+
+
+def build_combined(folders: Sequence[Path], out: Path) -> tuple[Comparison, Path]:
+    """Report on several benchmarks of one configuration, in a folder of its own in `out`."""
+    comparison = compare(combine([load(folder) for folder in folders]))
+    folder = out / str(comparison.bench["bench_id"])
+    folder.mkdir(parents=True, exist_ok=True)
+    return write(comparison, folder), folder
+
+
+def write(comparison: Comparison, folder: Path) -> Comparison:
+    """report.html, summary.md, comparison.json and junit.xml; each appears whole or not at all."""
     made = {
         "comparison.json": json.dumps(comparison.to_json(), indent=1, allow_nan=False) + "\n",
         "summary.md": markdown.render(comparison),
