@@ -1,6 +1,7 @@
 # Every target sets up what it needs in .venv by itself; `make help` lists them.
 SUITE ?= arithmetic
 PROFILE ?=
+RESUME ?=
 ARGS ?=
 BENCH ?= latest
 PYTHON ?= python3
@@ -18,8 +19,8 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: SUITE=$(SUITE) PROFILE=$(PROFILE) ARGS=... BENCH=$(BENCH)"
 
-bench: .venv/.run .venv/.model-$(SUITE)  ## run a suite's benchmark and write its report
-	$(BIN)/paribus bench $(SUITE) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
+bench: .venv/.run .venv/.model-$(SUITE)  ## run a suite's benchmark and write its report (RESUME=latest: go on with one)
+	$(BIN)/paribus bench $(if $(RESUME),--resume $(RESUME),$(SUITE) $(if $(PROFILE),--profile $(PROFILE))) $(ARGS)
 
 plan: .venv/.run  ## print the matching audit of a suite, without running it
 	$(BIN)/paribus plan $(SUITE) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)

@@ -1,42 +1,41 @@
 """A benchmark: arms × seeds → runs, one child process each, tracked, audited and reported.
 
 The parent trains nothing. It resolves and audits the arms, starts the children in alternating order, shows and
-tracks what they send, checks the run-time evidence and builds the report. A run that fails is a row in the result;
-the others go on. Ctrl-C or SIGTERM ends the current child, marks what is unfinished and reports what there is.
+tracks what they send, checks the run-time evidence and builds the report. A run that fails is a row in the result; the
+others go on. Ctrl-C or SIGTERM ends the current child, marks what is unfinished and reports what there is. A benchmark
+that was ended, by whatever, can be resumed: what is finished is kept, and what is not goes on from its checkpoints.
 """
 
 from __future__ import annotations
 
 import datetime
-import multiprocessing
+import json
 import os
 import secrets
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from harness import matching
+from harness.bench_record import CONCLUDED, RunRow, evidence_of, locked, run_order, stamp
+from harness.children import Ended, Interrupted, child_events, interrupts
+from harness.environment import git_commit, installed
 from harness.fitting import bounds, largest_that_fits
-from harness.journal import write_json
+from harness.journal import read_json, read_lines, write_json
 from harness.models import locate
 from harness.progress import Display, duration
 from harness.spec import SCHEMA_VERSION, BenchSpec
 from harness.tracking import Status, Tracker
 from harness.tracking_store import redact
-from harness.types import InfrastructureError, Task, UserError
+from harness.types import EvidenceError, InfrastructureError, Task, UserError
 from harness.worker import Job, Registry
-from harness.worker import main as worker_main
 
 BASE = "base"
-# Imported once in the server that children are forked from, so that a run does not pay seconds for imports.
-PRELOAD = ["harness.worker", "harness.loop", "harness.evaluate", "lm_eval.models.huggingface", "datasets"]
-CHILD_PATIENCE_S = 10.0
 REPORTED = ("bench.json", "report.html", "summary.md", "comparison.json", "junit.xml")
 TRACKED = ("steps.jsonl", "samples.jsonl", "evals/*.json", "worker.log")
 MLFLOW_STATUS: Mapping[str, Status] = {"finished": "FINISHED", "interrupted": "KILLED"}
@@ -46,47 +45,6 @@ FITTED_SHARE = 0.92
 
 
 Report = TypeVar("Report")
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM."""
-
-
-@dataclass
-class RunRow:
-    """A run as bench.json lists it."""
-
-    arm: str
-    seed: int
-    order: int
-    status: str = "not started"
-    reason: str | None = None
-    mlflow_run_id: str | None = None
-    steps: int = 0
-    spent: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    out_of_memory_in: dict[str, str] | None = None
-    """Phase and component, where that is what ended it."""
-    conditions: dict[str, Any] = field(default_factory=dict)
-    """The machine "before" and "after" (`harness.conditions`)."""
-
-    @property
-    def folder(self) -> str:
-        return f"{self.arm}-seed{self.seed}"
-
-
-@dataclass(frozen=True)
-class Ended:
-    status: str
-    reason: str | None
-    exit_code: int
-    where: dict[str, str] | None = None
-
-
-def run_order(bench: BenchSpec) -> list[tuple[str, int]]:
-    """Arms of a seed next to each other, in alternating order, so that no arm always goes first."""
-    arms = list(bench.arms)
-    return [(arm, seed) for place, seed in enumerate(bench.seeds) for arm in (arms if place % 2 == 0 else arms[::-1])]
 
 
 def audited(bench: BenchSpec, registry: Registry, source: str) -> matching.Audit:
@@ -124,7 +82,7 @@ class Benchmark:
         check_data(bench, registry, source)
         now = datetime.datetime.now(datetime.UTC)
         self.bench_id = f"{bench.suite.name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        self.out, self.folder = out, out / self.bench_id
+        self.out, self.folder, self.resuming = out, out / self.bench_id, False
         self.rows = [RunRow(arm, seed, order) for order, (arm, seed) in enumerate(run_order(bench))]
         self.evidence: dict[tuple[str, int], Mapping[str, str]] = {}
         self.record: dict[str, Any] = {
@@ -137,6 +95,38 @@ class Benchmark:
             "eval_tasks": list(bench.eval.tasks), "environment": {},
         }  # fmt: skip
 
+    @classmethod
+    def resume(cls, folder: Path, registry: Registry, command: str) -> Benchmark:
+        """The benchmark of a folder, to go on with. Raises UserError where there is nothing to go on with."""
+        path = folder / "bench.json"
+        if not path.is_file():
+            raise UserError(f"--resume {folder.name}: {path} is not there")
+        record = read_json(path)
+        try:
+            spec, rows = (
+                BenchSpec.model_validate_json(json.dumps(record["spec"])),
+                [RunRow(**row) for row in record["runs"]],
+            )
+            known = {key: record[key] for key in ("status", "profile", "command", "created", "environment")}
+        except (KeyError, TypeError, ValidationError) as error:
+            raise EvidenceError(f"{path}: not a benchmark's record ({str(error).splitlines()[0][:200]})") from None
+        if known["status"] == "finished":
+            raise UserError(f"--resume {folder.name}: it is finished; nothing is left to run")
+        benchmark = cls(
+            spec, registry, out=folder.parent, source=str(path), profile=known["profile"], command=known["command"]
+        )
+        if [(row.arm, row.seed) for row in rows] != run_order(spec):
+            raise EvidenceError(f"{path}: its runs are not those of its spec")
+        benchmark.bench_id, benchmark.folder, benchmark.resuming = folder.name, folder, True
+        benchmark.rows = [row if row.status in CONCLUDED else RunRow.again(row) for row in rows]
+        benchmark.evidence = evidence_of(record)
+        again = [*(record.get("resumed") or []), {"at": stamp(), "command": command, "git_commit": git_commit()}]
+        benchmark.record |= {
+            **known, "bench_id": folder.name, "status": "running", "resumed": again,
+            **({"fit": record["fit"]} if "fit" in record else {}),
+        }  # fmt: skip
+        return benchmark
+
     def execute(self, report: Callable[[Path], Report]) -> tuple[str, Report]:
         """Run everything and report: (the benchmark's status, what `report` returned).
 
@@ -144,10 +134,16 @@ class Benchmark:
         complete whatever happens.
         """
         self._prepare_folder()
+        with locked(self.folder):
+            return self._execute(report)
+
+    def _execute(self, report: Callable[[Path], Report]) -> tuple[str, Report]:
         bench = self.bench
         title = f"{self.bench_id} · {bench.budget.limit:g} {bench.budget.currency.replace('_', ' ')} a run"
         with Display(title, [row.arm for row in self.rows]) as display:
-            display.log(f"benchmark {self.bench_id}: {len(self.rows)} runs into {self.folder}")
+            begun = "resumed" if self.resuming else f"{len(self.rows)} runs into {self.folder}"
+            display.log(f"benchmark {self.bench_id}: {begun}")
+            self._note_changes(display)
             tracker = Tracker(None, bench.suite.name, self.bench_id, fallback=self.out, warn=display.log)
             try:
                 with interrupts():
@@ -170,8 +166,9 @@ class Benchmark:
 
     def _prepare_folder(self) -> None:
         try:
-            self.folder.mkdir(parents=True)
-            self._write()
+            self.folder.mkdir(parents=True, exist_ok=self.resuming)
+            if not self.resuming:
+                self._write()
             link = self.out / f".latest.{os.getpid()}"
             link.symlink_to(self.bench_id)
             os.replace(link, self.out / "latest")
@@ -196,6 +193,9 @@ class Benchmark:
         if self.bench.regime == "same_gpu":
             self._fit(display)
         for number, row in enumerate(self.rows, start=1):
+            if row.status in CONCLUDED:
+                display.log(f"{row.arm} seed {row.seed}: {row.status.replace('_', ' ')} before, kept")
+                continue
             display.start_run(number, row.arm, row.seed)
             self._one_run(row, tracker, display)
         # What an arm needs is part of the question: not to fit is a result, where there is another to hold against it.
@@ -205,9 +205,11 @@ class Benchmark:
     def _evaluate_base(self, tracker: Tracker, display: Display) -> None:
         """What the policy can do before training. A fault here would meet every run, so it ends the benchmark."""
         display.start_base()
+        if self._base_is_kept(tracker):
+            return
         spec = self.bench.run_spec(next(iter(self.bench.arms)))
         job = Job("base", spec, self.bench.seeds[0], self.folder / BASE, self.registry)
-        for event in self._child(job):
+        for event in child_events(job):
             if isinstance(event, Ended):
                 if event.status != "finished":
                     kind = InfrastructureError if event.exit_code == InfrastructureError.exit_code else UserError
@@ -222,10 +224,10 @@ class Benchmark:
 
     def _fit(self, display: Display) -> None:
         """Give each arm the largest micro-batch that fits the cap, as measured; no budget is charged for it."""
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, dict[str, Any]] = self.record.get("fit") or {}
         cap_gib = self.bench.budget.memory_gib
         assert cap_gib is not None
-        for arm in self.bench.arms:
+        for arm in (arm for arm in self.bench.arms if arm not in found):
             smallest, whole = bounds(self.bench.run_spec(arm))
             peak = partial(self._peak_with, arm, display)
             best, tries = largest_that_fits(peak, int(FITTED_SHARE * cap_gib * 2**30), smallest=smallest, whole=whole)
@@ -246,7 +248,7 @@ class Benchmark:
         spec = self.bench.run_spec(arm).with_micro_batch(tokens).with_memory_share(FITTED_SHARE)
         job = Job("fit", spec, self.bench.seeds[0], self.folder / f"{arm}-fit" / str(tokens), self.registry)
         size = None
-        for event in self._child(job):
+        for event in child_events(job):
             if not isinstance(event, Ended):
                 size = event["bytes"]
             elif event.status not in ("finished", "out_of_memory"):
@@ -261,7 +263,7 @@ class Benchmark:
         status: Status = "KILLED"
         accuracy = ""
         try:
-            for event in self._child(Job("train", spec, row.seed, self.folder / row.folder, self.registry)):
+            for event in child_events(Job("train", spec, row.seed, self.folder / row.folder, self.registry)):
                 if isinstance(event, Ended):
                     row.status, row.reason, row.out_of_memory_in = event.status, event.reason, event.where
                     status = "FINISHED" if event.status == "finished" else "FAILED"
@@ -269,6 +271,13 @@ class Benchmark:
                     self.evidence[row.arm, row.seed] = event["evidence"]
                 elif event["event"] == "conditions":
                     row.conditions[event["when"]] = event["conditions"]
+                elif event["event"] == "resumed":
+                    self.evidence[row.arm, row.seed] = event["evidence"]
+                    row.resumed.append(event["step"])
+                    self._replay(row, run, tracker)
+                    display.log(f"{row.arm} seed {row.seed}: goes on after step {event['step']}")
+                elif event["event"] == "warning":
+                    display.log(f"{row.arm} seed {row.seed}: {event['line']}")
                 elif event["event"] == "step":
                     self._note_step(row, event["record"])
                     tracker.log_step(run, row.steps, {k: v for k, v in event["record"].items() if k != "step"})
@@ -280,42 +289,44 @@ class Benchmark:
                     if event["task"] == self.bench.eval.tasks[0]:
                         accuracy = f", {event['metrics']['accuracy']:.1%} on {event['task']}"
         finally:
-            row.seconds = time.monotonic() - started
+            row.seconds += time.monotonic() - started
             tracker.log_folder(run, self.folder / row.folder, TRACKED)
             tracker.end_run(run, status)
             self._write()
         reason = f" ({row.reason})" if row.reason else ""
         display.end_run(row.status, f"{reason} after {row.steps} steps, {duration(row.seconds)}{accuracy}")
 
+    def _replay(self, row: RunRow, run: str, tracker: Tracker) -> None:
+        """What a run recorded before it was resumed, for its new child in MLflow: a history with each step once."""
+        folder = self.folder / row.folder
+        for record in read_lines(folder / "steps.jsonl"):
+            self._note_step(row, record)
+            tracker.log_step(run, row.steps, {k: v for k, v in record.items() if k != "step"})
+        for path in sorted((folder / "evals").glob("*.json")):
+            evaluation = read_json(path)
+            tracker.log_eval(run, evaluation["task"], evaluation["step"], evaluation["metrics"])
+
+    def _base_is_kept(self, tracker: Tracker) -> bool:
+        """Whether the base policy was evaluated, on all tasks, before the benchmark was ended."""
+        paths = [self.folder / BASE / "evals" / f"base-{task}.json" for task in self.bench.eval.tasks]
+        if not (self.resuming and all(path.is_file() for path in paths)):
+            return False
+        for path in paths:
+            evaluation = read_json(path)
+            tracker.log_eval(None, evaluation["task"], 0, evaluation["metrics"])
+        return True
+
+    def _note_changes(self, display: Display) -> None:
+        """A run that goes on with other libraries is not the run that it would have been."""
+        before, now = (self.record["environment"].get("packages") or {}), installed()
+        changed = [f"{name} {before[name]} is now {now.get(name)}" for name in before if before[name] != now.get(name)]
+        if changed:
+            display.log(f"since this benchmark was begun: {', '.join(changed)}")
+
     @staticmethod
     def _note_step(row: RunRow, record: Mapping[str, Any]) -> None:
         row.steps = record["step"]
         row.spent = {k.removeprefix("budget/"): v for k, v in record.items() if k.startswith("budget/")}
-
-    def _child(self, job: Job) -> Iterator[dict[str, Any] | Ended]:
-        """The events of a child process, then how it ended. Closing the iterator early ends the child."""
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOAD)
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=worker_main, args=(job, sender), name=job.folder.name)
-        process.start()
-        sender.close()
-        ended: Ended | None = None
-        try:
-            while (event := receive(receiver)) is not None:
-                if event["event"] == "end":
-                    ended = Ended(event["status"], event["reason"], event["exit_code"], event["where"])
-                else:
-                    yield event
-            process.join()
-            yield ended or Ended("failed", died(process.exitcode, job.folder), 1)
-        finally:
-            if process.is_alive():
-                process.terminate()
-                process.join(CHILD_PATIENCE_S)
-                process.kill()
-            process.join()
-            receiver.close()
 
     def _conclude(self, tracker: Tracker, status: str, report: Callable[[Path], Report]) -> Report:
         self.record["status"], self.record["finished"] = status, stamp()
@@ -328,41 +339,3 @@ class Benchmark:
             tracker.log_folder(None, self.folder, REPORTED)
             tracker.end_benchmark(MLFLOW_STATUS.get(status, "FAILED"))
             tracker.close()
-
-
-def receive(connection: Connection) -> dict[str, Any] | None:
-    """The next event, or None when the child's end is closed."""
-    try:
-        return connection.recv()
-    except EOFError:
-        return None
-
-
-def died(exit_code: int | None, folder: Path) -> str:
-    """Why a child ended without a word: by the system's memory killer, most likely, where it was SIGKILL."""
-    if exit_code is not None and exit_code < 0:
-        name = signal.Signals(-exit_code).name
-        hint = ", perhaps for lack of memory" if name == "SIGKILL" else ""
-        return f"its process was ended by {name}{hint}; see {folder / 'worker.log'}"
-    return f"its process ended with status {exit_code}; see {folder / 'worker.log'}"
-
-
-@contextmanager
-def interrupts() -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise Interrupted, once."""
-
-    def interrupt(number: int, _: object) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(signal.Signals(number).name)
-
-    before = {each: signal.signal(each, interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
-def stamp() -> str:
-    return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from harness.spec import BenchSpec
 from harness.spec_file import load_bench, profiles_of
+from harness.tracking_store import check_bench_id
 from harness.types import UserError
 from harness.worker import Registry
 
@@ -92,20 +93,31 @@ def has_gpu() -> bool:
 
 @app.command()
 def bench(
-    suite: SuiteArgument,
+    suite: Annotated[str | None, typer.Argument(help="a suite's name, or a benchmark file (.toml)")] = None,
     profile: ProfileOption = None,
     arms: ArmsOption = None,
     seeds: SeedsOption = None,
     overrides: SetOption = None,
     out_folder: OutOption = Path("runs"),
+    resume: Annotated[str | None, typer.Option(help="go on with a benchmark that was ended: its id, or latest")] = None,
 ) -> None:
     """Run a suite's arms and seeds on one budget, track them in MLflow and write the report."""
     from harness.bench import Benchmark
     from reports.build import build
 
-    spec, path, taken = resolve(suite, profile, arms, seeds, overrides)
     command = shlex.join(["paribus", *sys.argv[1:]])
-    benchmark = Benchmark(spec, REGISTRY, out=out_folder, source=str(path), profile=taken, command=command)
+    if resume is not None:
+        if profile or arms or seeds or overrides:
+            raise UserError("--resume: a benchmark goes on as it was begun; give no profile, arms, seeds or settings")
+        check_bench_id(resume)
+        benchmark = Benchmark.resume((out_folder / resume).resolve(), REGISTRY, command)
+        if suite not in (None, benchmark.bench.suite.name):
+            raise UserError(f"--resume {resume}: it is of the suite {benchmark.bench.suite.name!r}, not {suite!r}")
+    elif suite is None:
+        raise UserError(f"which suite? there are: {', '.join(suite_names())} (or name a .toml file)")
+    else:
+        spec, path, taken = resolve(suite, profile, arms, seeds, overrides)
+        benchmark = Benchmark(spec, REGISTRY, out=out_folder, source=str(path), profile=taken, command=command)
     status, comparison = benchmark.execute(build)
     for text in (comparison.headline, comparison.detail, comparison.cost):
         if text:

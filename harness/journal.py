@@ -99,6 +99,14 @@ class Journal:
         self.close()
 
 
+def keep_steps(path: Path, last: int) -> None:
+    """Drop a journal's records of steps after `last`, if it was begun: they are about to be made again."""
+    if not path.is_file():
+        return
+    kept = b"".join(encode_line(record) for record in read_lines(path) if int(record["step"]) <= last)
+    _replace(path, kept)
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The records of a journal, in order. A torn last line is left out.
 
@@ -125,12 +133,16 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def write_json(path: Path, obj: Any) -> None:
     """Write `obj` so that a reader sees the old file or the new one, never a part. Non-finite numbers become null."""
     text = json.dumps(_finite(obj, "", []), allow_nan=False, indent=2) + "\n"
+    _replace(path, text.encode("ascii"))
+
+
+def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("w", encoding="ascii") as file:
-                file.write(text)
+            with temporary.open("wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

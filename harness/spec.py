@@ -171,6 +171,8 @@ class EvalTable(Table):
 
 
 class CheckpointTable(Table):
+    every_s: Positive = 300.0
+    """Seconds between the checkpoints that a run which was ended goes on from."""
     final: bool = True
     """Keep each run's final policy in its folder."""
 

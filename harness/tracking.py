@@ -114,6 +114,7 @@ class Tracker:
         self._nonfinite: dict[str, int] = {}
         self._pending = self._lost = 0
         self._settled = threading.Event()
+        self._known: set[str] = set()
         self._resumed = self._closing = self._warned = False
         self._thread: threading.Thread | None = None
         self._client: Any = None
@@ -332,6 +333,7 @@ class Tracker:
         found = search(client, [self._experiment], benchmark_filter(self.bench_id), limit=1)
         if found:
             parent = found[0].info.run_id
+            self._known = set(found[0].data.metrics)
             self._resumed = found[0].data.tags.get("paribus.attempt") != self._attempt
             for child in children(client, self._experiment, parent):
                 self._ids.setdefault(folder_name(child), child.info.run_id)
@@ -371,6 +373,8 @@ class Tracker:
     def _send_metrics(self, key: str, rows: list[MetricRow]) -> None:
         from mlflow.entities import Metric
 
+        # A resumed benchmark says again what it may have said of the base policy.
+        rows = [row for row in rows if not (key == PARENT and self._resumed and row[0] in self._known)]
         self._client.log_batch(self._id(key), metrics=[Metric(*row) for row in rows], synchronous=True)
 
     def _send_file(self, key: str, path: Path, artifact_path: str | None) -> None:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from harness.journal import Journal, write_json
+from harness.bench_record import locked
 from harness.models import cache_folder, device
 from harness.spec import RunSpec
+from harness.stopping import Stopped
 from harness.types import UserError, stable_hash
 
 
@@ -53,6 +55,8 @@ Emit = Callable[[dict[str, Any]], None]
 
 def main(job: Job, connection: Connection) -> None:
     """Entry point of the child. The last event is `end` with a status; none means the process died."""
+    # The parent decides what a Ctrl-C on the whole group of processes means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     job.folder.mkdir(parents=True, exist_ok=True)
     log = os.open(job.folder / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, sys.stdout.fileno())
@@ -62,8 +66,12 @@ def main(job: Job, connection: Connection) -> None:
         connection.send({"event": "end", "status": status, "reason": reason, "exit_code": exit_code, "where": where})
 
     try:
-        {"base": evaluate_base, "fit": fit, "train": train}[job.kind](job, connection.send)
+        # A child whose parent was killed lives on until it next has something to say.
+        with locked(job.folder, wait=True):
+            {"base": evaluate_base, "fit": fit, "train": train}[job.kind](job, connection.send)
         end("finished")
+    except Stopped:
+        end("interrupted", "stopped; it can be resumed")
     except UserError as error:
         end("failed", str(error), error.exit_code)
     except Exception as error:
@@ -113,6 +121,7 @@ def evaluate_base(job: Job, emit: Emit) -> None:
     from harness.budget import Spent
     from harness.engines.remembering import RememberingEngine
     from harness.environment import describe
+    from harness.training import run_evaluation
 
     parts = assemble(job)
     parts = replace(parts, engine=RememberingEngine(parts.engine, parts.policy, cache_folder() / "completions"))
@@ -149,11 +158,15 @@ def train(job: Job, emit: Emit) -> None:
     """Train under the memory cap, with the machine's condition told before and after. Raises DoesNotFit."""
     from harness.conditions import conditions
     from harness.policy import DTYPES
+    from harness.training import train_to_the_end
 
     dtype = DTYPES[job.spec.model.dtype]
     before = conditions(device(), dtype)
     emit({"event": "conditions", "when": "before", "conditions": before})
-    under_the_cap(job.spec, lambda runs: train_to_the_end(job, emit, runs, peak_flops=before["gemm_flops_per_s"]))
+    peak = before["gemm_flops_per_s"]
+    under_the_cap(
+        job.spec, lambda runs: train_to_the_end(assemble(job), job.folder, emit, runs, peak_flops=peak)
+    )  # fmt: skip
     emit({"event": "conditions", "when": "after", "conditions": conditions(device(), dtype)})
 
 
@@ -174,60 +187,3 @@ def under_the_cap(spec: RunSpec, work: Callable[[list[Any]], None]) -> None:
             raise
         phase = (runs[0].meter.failed_in or "evaluation") if runs else "loading"
         raise DoesNotFit(phase, growing(phase, error.__traceback__), asked_for(error)) from error
-
-
-def train_to_the_end(job: Job, emit: Emit, runs: list[Any], *, peak_flops: float) -> None:
-    """Train until the budget is spent, evaluating on the way where the suite asks for it, and at the end.
-
-    peak_flops: what the device was measured to do in a second; utilisation is held against it.
-    """
-    from harness.checkpoint import save_policy
-    from harness.loop import Run
-
-    parts = assemble(job)
-    run, spec = Run(parts), job.spec
-    runs.append(run)
-    evaluations, measured = 0, False
-    with Journal(job.folder / "steps.jsonl") as steps, Journal(job.folder / "samples.jsonl") as samples:
-        while not run.spent.exhausted(spec.budget):
-            record = run.step()
-            record["throughput/mfu"] = record["throughput/flops_per_s"] / peak_flops
-            # Once the optimizers have their state, which they make with their first step.
-            if not measured and (record["step"] > spec.critic.warmup_steps or run.spent.exhausted(spec.budget)):
-                record.update(run.tracked_step().metrics())
-                measured = True
-            steps.append(record)
-            for sample in run.samples:
-                samples.append(sample)
-            if record["step"] == 1:
-                emit({"event": "evidence", "evidence": run.evidence})
-            emit({"event": "step", "record": record, "fraction": run.spent.fraction(spec.budget)})
-            if spec.eval.every is None or run.spent.exhausted(spec.budget):
-                continue
-            due = int(run.spent.fraction(spec.budget) / spec.eval.every)
-            if due > evaluations:
-                evaluations = due
-                run_evaluation(parts, job.folder, f"step-{record['step']:06d}", run.spent, emit)
-    run.meter.close()
-    run_evaluation(parts, job.folder, "final", run.spent, emit)
-    if spec.checkpoint.final:
-        save_policy(parts.policy, job.folder / "final")
-    parts.engine.close()
-
-
-def run_evaluation(parts: Any, folder: Path, label: str, spent: Any, emit: Emit) -> None:
-    """Evaluate, keep every question's sample in the run's folder, and send the figures on."""
-    from harness.evaluate import evaluate
-
-    table = parts.spec.eval
-    cap = table.max_completion_tokens or parts.spec.rollout.max_completion_tokens
-    emit({"event": "evaluating", "label": label})
-    results = evaluate(
-        parts.policy, parts.engine, parts.task, table, label=label, step=spent.steps, spent=spent, cap=cap
-    )
-    for result in results:
-        write_json(folder / "evals" / f"{label}-{result['task']}.json", result)
-        emit(
-            {"event": "eval", "label": label, "task": result["task"], "step": spent.steps, "metrics": result["metrics"]}
-        )
-    assert all(result["spent"] == asdict(spent) for result in results)

@@ -4,7 +4,8 @@ import pytest
 import tiny
 
 from harness.journal import read_lines
-from harness.worker import Job, Registry, train_to_the_end
+from harness.training import train_to_the_end
+from harness.worker import Job, Registry, assemble
 
 REGISTRY = Registry(
     algorithms={"ppo": "algorithms.ppo:build", "grpo": "algorithms.grpo:build"},
@@ -25,7 +26,8 @@ def test_evaluating_twice_as_often_changes_neither_the_steps_nor_what_they_spend
             arm, model={"name": str(tmp_path / "model")}, budget={"samples": 12 * 8},
             eval={"every": every, "questions": 2}, checkpoint={"final": every == 0.25},
         )  # fmt: skip
-        train_to_the_end(Job("train", spec, 0, folder, REGISTRY), lambda event: None, [], peak_flops=1e11)
+        parts = assemble(Job("train", spec, 0, folder, REGISTRY))
+        train_to_the_end(parts, folder, lambda event: None, [], peak_flops=1e11)
         records[every] = read_lines(folder / "steps.jsonl")
         evaluations[every] = sorted(path.name for path in (folder / "evals").iterdir())
     assert len(evaluations[0.25]) == 2 * len(evaluations[0.5]) == 4
