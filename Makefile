@@ -13,7 +13,7 @@ GPU := $(shell command -v nvidia-smi)
 EXTRAS := gguf$(if $(GPU),$(COMMA)vllm)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench plan report test test-slow vllm compare-trl check clean
+.PHONY: help bench plan report gallery test test-slow vllm compare-trl check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ plan: .venv/.run  ## print the matching audit of a suite, without running it
 
 report: .venv/.run  ## build the report of a benchmark again
 	$(BIN)/paribus report $(BENCH)
+
+gallery: .venv/.dev  ## make docs/report.png, the README's picture, from a benchmark's report
+	$(BIN)/python docs/screenshot.py runs/$(BENCH)
 
 test: .venv/.dev .venv/.vllm  ## run the tests (the fast tiers)
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)

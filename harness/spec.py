@@ -47,6 +47,8 @@ class SuiteTable(Table):
     primary: Literal["accuracy"] = "accuracy"
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Differences in the primary metric smaller than this count as equal; declared before running."""
+    target: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """An accuracy on the first task; the report says what each arm took to reach it, on every axis."""
 
 
 class ModelTable(Table):

@@ -8,17 +8,19 @@ wrong favours the arm they belong to, a comparison with such runs states its num
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from reports import examples, metrics, series, stats, text, words
+from reports import examples, findings, metrics, phases, series, stats, text, words
 from reports.examples import Examples
+from reports.findings import Findings
 from reports.metrics import ArmValue, Difference, Metric
+from reports.phases import Bars
 from reports.records import Evaluation, Records, Run, load
-from reports.series import Bars, Curves
+from reports.series import Curves
 from reports.stats import Verdict
 
 __all__ = ["ArmValue", "Comparison", "Difference", "Metric", "Records", "TaskResult", "compare", "load"]
@@ -26,6 +28,7 @@ __all__ = ["ArmValue", "Comparison", "Difference", "Metric", "Records", "TaskRes
 SCHEMA_VERSION = 1
 # A finished run ends with the step that crosses the limit, so it can only have spent the limit or more.
 SPENT_TOLERANCE = 1e-3
+EVIDENCE = ("weights", "prompts", "first_rollout")
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,11 @@ class Comparison:
     accuracy: Mapping[str, Mapping[str, Curves]]
     stability: Mapping[str, Curves]
     phases: Bars
+    rates: Bars
     memory: Bars
     memory_parts: Mapping[str, Bars]
     examples: Examples | None
+    findings: Findings
 
     @property
     def primary(self) -> Metric | None:
@@ -127,6 +132,7 @@ class Comparison:
                 for run in self.runs
             ],
             "metrics": [metrics.to_json(metric) for metric in self.metrics],
+            **findings.to_json(self.findings),
         }
         return _plain(value)
 
@@ -152,10 +158,12 @@ def compare(records: Records) -> Comparison:
         reward=series.reward_curves(records),
         accuracy={task: series.accuracy_curves(records, task) for task in tasks},
         stability=series.stability_curves(records),
-        phases=series.phase_seconds(records),
-        memory=series.memory_peaks(records),
-        memory_parts=series.memory_components(records),
+        phases=phases.phase_seconds(records),
+        rates=phases.phase_rates(records),
+        memory=phases.memory_peaks(records),
+        memory_parts=phases.memory_components(records),
         examples=examples.choose(records, tasks[0]) if tasks else None,
+        findings=findings.gather(records, rows, problem, np.random.default_rng(findings.SEED)),
     )
     return _with_words(comparison)
 
@@ -184,7 +192,8 @@ def _with_words(comparison: Comparison) -> Comparison:
             comparison.margin,
         )
         if difference:
-            detail = words.power(difference.verdict, comparison.margin)
+            across = words.across_axes(comparison.arms[:2], *findings.leads(comparison.findings))
+            detail = " ".join(filter(None, (words.power(difference.verdict, comparison.margin), across)))
     means = {name: m.arms if (m := comparison.metric(name)) else {} for name in ("time/step_s", "memory/peak_bytes")}
     by_arm = {name: {arm: value.mean for arm, value in arms.items()} for name, arms in means.items()}
     costs = (
@@ -216,7 +225,7 @@ def _problem(records: Records) -> str | None:
     if matching.get("verdict") != "matched":
         undeclared = [str(row.get("key")) for row in matching.get("undeclared") or []]
         return "the arms differ in what was not declared" + (f" ({', '.join(undeclared)})" if undeclared else "")
-    unequal = [str(row.get("seed")) for row in matching.get("evidence") or [] if not row.get("equal")]
+    unequal = [str(row.get("seed")) for row in matching.get("evidence") or [] if disagrees(records.runs, row)]
     # An arm without room for its first step has none to hold against the others.
     if unequal and not records.unfit:
         return f"the arms did not start from the same weights, prompts or first rollouts (seed {', '.join(unequal)})"
@@ -239,6 +248,17 @@ def _problem(records: Records) -> str | None:
         if len({tuple(found) for found in seeds.values()}) > 1:
             return "the arms were not run with the same seeds"
     return None
+
+
+def disagrees(runs: Iterable[Run], row: Mapping[str, Any]) -> bool:
+    """Whether the evidence of a seed speaks against a match; what a run that was lost did not leave is only missing."""
+    own = [run for run in runs if run.seed == row.get("seed")]
+    return not row.get("equal") and all(run.finished or evidence_of(row, run.arm) for run in own)
+
+
+def evidence_of(row: Mapping[str, Any], arm: str) -> dict[str, str]:
+    """What was recorded of an arm: hashes of its initial weights, its prompts and its first rollouts."""
+    return {what: row[what][arm] for what in EVIDENCE if (row.get(what) or {}).get(arm)}
 
 
 def _task(records: Records, task: str) -> TaskResult:

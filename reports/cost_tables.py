@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from reports import text
 from reports.critic_charge import Charge, Share
-from reports.series import AXES, PHASES, Bars
+from reports.phases import Bars, title
+from reports.series import AXES
 from reports.tables import Table
 
 
@@ -15,9 +16,9 @@ def critic(charges: Sequence[Charge]) -> Table:
     rows: list[tuple[str, ...]] = []
     for charge in charges:
         name = text.arm_name(charge.arm)
-        for title, share, unit in (("time", charge.seconds, "s"), ("arithmetic", charge.flops, "FLOP")):
+        for what, share, unit in (("time", charge.seconds, "s"), ("arithmetic", charge.flops, "FLOP")):
             if share is not None:
-                rows.append((f"{name}, {title} of a run", *_shared(share, unit)))
+                rows.append((f"{name}, {what} of a run", *_shared(share, unit)))
         if charge.peak is not None and charge.peak_without is not None:
             more = Share(charge.peak - charge.peak_without, charge.peak)
             rows.append((f"{name}, highest peak of all tensors", *_shared(more, "B")))
@@ -53,10 +54,10 @@ def point_costs(costs: Mapping[str, Mapping[str, float | None]], arms: Sequence[
     paired = len(arms) == 2
     rows = []
     for axis, per_arm in costs.items():
-        title, unit = AXES[axis]
+        name, unit = AXES[axis]
         cells = [text.quantity(per_arm[arm], unit) if per_arm[arm] is not None else "no gain" for arm in arms]
         ratio = (text.ratio(*(per_arm[arm] for arm in arms)),) if paired else ()
-        rows.append((title, *cells, *ratio))
+        rows.append((name, *cells, *ratio))
     names = tuple(text.arm_name(arm) for arm in arms)
     return Table(("For one point of accuracy", *names, *(("Ratio",) if paired else ())), tuple(rows))
 
@@ -72,11 +73,11 @@ def arithmetic(useful: Bars, executed: Bars, arms: Sequence[str]) -> Table:
             cells += [text.quantity(asked, "FLOP"), _on_top(asked, run)]
             sums[arm][0] += asked or 0.0
             sums[arm][1] += run or 0.0
-        rows.append((PHASES.get(phase, phase.replace("_", " ")), *cells))
+        rows.append((title(phase), *cells))
     if rows:
         whole = [cell for asked, run in sums.values() for cell in (text.quantity(asked, "FLOP"), _on_top(asked, run))]
         rows.append(("all phases", *whole))
-    head = [title for arm in arms for title in (f"{text.arm_name(arm)}, asked for", "run on top")]
+    head = [column for arm in arms for column in (f"{text.arm_name(arm)}, asked for", "run on top")]
     return Table(("Phase", *head), tuple(rows))
 
 

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from reports.phases import memory_components
 from reports.records import Records, Run
-from reports.series import column, columns, is_number, memory_components
+from reports.series import column, columns, is_number
 
 PHASES = ("values", "critic_update")
 PARTS = ("critic", "critic_gradients", "critic_optimizer")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -33,9 +33,6 @@ _VARIABLES = {
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 MARKERS = ("o", "s", "^", "D")
 HATCHES = ("", "///", "xx", "--")
-# Okabe–Ito without black, for the phases of a step, with a hatch each so that colour is not needed.
-PHASE_FILL = ("#56b4e9", "#f0e442", "#cc79a7", "#999999", "#009e73", "#0072b2", "#d55e00", "#e69f00")
-PHASE_HATCH = ("", "", "xx", "//", "", "\\\\", "///", "--")
 WIDTH = 10.2
 Layout = Literal["constrained"] | None
 _RC = {
@@ -104,3 +101,8 @@ def _svg(drawn: Figure, name: str) -> str:
     # A hundredth of a point is finer than any screen.
     svg = re.sub(r'\b(?:d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]), svg)
     return svg.replace("\n", " ")
+
+
+def legend_above(ax: Any, handles: Sequence[Any]) -> None:
+    """The legend over the top edge, where no curve can run into it."""
+    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=5, fontsize=9.5, borderaxespad=0.2)

@@ -1,4 +1,4 @@
-"""The figures of a report: a comparison's data in, inline SVG out, readable on light and dark, in print and in grey."""
+"""What the arms reached, as figures: data in, inline SVG out, readable on light and dark, in print and in grey."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from reports import text
+from reports.bands import Band
 from reports.comparison import Comparison, Metric
-from reports.drawing import ARMS, DASHES, HATCHES, INK, MARKERS, MUTED, PHASE_FILL, PHASE_HATCH, RULE, WIDTH
+from reports.drawing import ARMS, DASHES, INK, MARKERS, MUTED, RULE, WIDTH, legend_above
 from reports.drawing import figure as new_figure
-from reports.series import AXES, PHASES, STABILITY, Bars, Curves
+from reports.series import AXES, STABILITY, Curves
 from reports.stats import EQUIVALENCE_LEVEL
+
+BAND = 0.16
 
 
 def verdict_bar(metric: Metric, arms: Sequence[str], margin: float | None) -> str | None:
@@ -82,7 +85,7 @@ def accuracy(comparison: Comparison) -> str | None:
         left.set(ylim=(bottom + 0.2, -0.7), yticks=ticks, yticklabels=labels, xlabel="Accuracy after training, %")
         left.grid(axis="y", visible=False)
         if any(result.base for result in comparison.tasks):
-            _legend_above(left, [Line2D([], [], color=INK, ls=(0, (2, 2)), lw=1.2, label="base policy")])
+            legend_above(left, [Line2D([], [], color=INK, ls=(0, (2, 2)), lw=1.2, label="base policy")])
         if comparison.margin:
             right.axvspan(-100 * comparison.margin, 100 * comparison.margin, color=RULE, alpha=0.55, lw=0)
         right.axvline(0, color=MUTED, lw=1)
@@ -90,27 +93,35 @@ def accuracy(comparison: Comparison) -> str | None:
         right.set(ylim=left.get_ylim(), yticks=[], xlabel=f"{names}, percentage points")
         right.xaxis.set_major_formatter(_signed)
         right.grid(axis="y", visible=False)
-        if not any(metric.difference for metric in metrics):
+        if not any(metric.difference and metric.difference.estimate.mean is not None for metric in metrics):
             right.set_visible(False)
         sns.despine(figure)
         return done()
 
 
-def curves(found: Curves, arms: Sequence[str], label: str, *, share: bool, dots: bool, prefix: str) -> str:
-    """One quantity on one axis: every seed thin, each arm's mean bold, runs that did not finish dotted."""
+def curves(
+    found: Curves, bands: Mapping[str, Band], arms: Sequence[str], label: str, *, share: bool, prefix: str
+) -> str:
+    """One quantity on one axis: every seed thin, means bold with their intervals, runs that did not finish dotted.
+
+    share: values from 0 to 1, few enough to mark each.
+    """
     # There are many of these, of one shape: fixed margins take half the time of a layout solved for each.
     with new_figure(prefix, WIDTH, 3.6, layout=None) as (figure, done):
         ax = figure.add_axes((0.075, 0.15, 0.91, 0.74))
-        _draw_curves(ax, found, arms, 100 if share else 1, dots)
+        _draw_curves(ax, found, arms, 100 if share else 1, dots=share)
+        _draw_bands(ax, bands, arms, 100 if share else 1)
         name, unit = AXES[found.axis]
         ax.set(xlabel=_with_unit(name, unit), ylabel=f"{label}, %" if share else label)
-        ax.xaxis.set_major_formatter(_large)
+        ax.xaxis.set_major_formatter(_large_numbers(found))
         ax.margins(x=0.02)
-        handles = _arm_handles(arms, {line.arm for line in found.lines})
+        handles: list[Any] = [*_arm_handles(arms, {line.arm for line in found.lines}, found.means)]
         handles.append(Line2D([], [], color=MUTED, lw=0.9, alpha=0.8, label="one seed"))
+        if bands:
+            handles.append(Patch(facecolor=MUTED, alpha=BAND, lw=0, label="95 % interval of the mean"))
         if not all(line.counted for line in found.lines):
             handles.append(Line2D([], [], color=MUTED, lw=1.1, ls=(0, (1, 2)), label="did not finish"))
-        _legend_above(ax, handles)
+        legend_above(ax, handles)
         sns.despine(ax=ax)
         return done()
 
@@ -128,81 +139,50 @@ def stability(found: Mapping[str, Curves], arms: Sequence[str]) -> str | None:
         for ax in grid.flat[len(found) :]:
             ax.set_visible(False)
         for ax, (name, one) in zip(grid.flat, found.items(), strict=False):
-            title, unit = STABILITY[name]
-            _draw_curves(ax, one, arms, 100 if unit == "%" else 1, False)
-            ax.set(title=title, ylabel=unit, xlabel="steps")
+            sign = STABILITY[name]
+            scale, unit = _readable(one, sign.unit)
+            _draw_curves(ax, one, arms, scale, faint=0.3)
+            ax.set(title=sign.title, ylabel=unit, xlabel="steps")
             ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             ax.yaxis.set_major_locator(MaxNLocator(4))
             ax.yaxis.set_major_formatter(_plain_number)
         shown = {line.arm for one in found.values() for line in one.lines}
-        figure.legend(handles=_arm_handles(arms, shown), loc="upper left", ncols=len(arms), fontsize=9.5)
+        averaged = {arm for one in found.values() for arm in one.means}
+        figure.legend(handles=_arm_handles(arms, shown, averaged), loc="upper left", ncols=len(arms), fontsize=9.5)
         sns.despine(figure)
         return done()
 
 
-def memory(bars: Bars, arms: Sequence[str]) -> str | None:
-    """Peak memory of every phase, the arms one under the other."""
-    if not bars.phases:
-        return None
-    largest = max((v for own in bars.values.values() for v in own.values() if v is not None), default=0)
-    scale, unit = (2**30, "GiB") if largest >= 2**30 else (2**20, "MiB")
-    height = 0.8 + len(bars.phases) * (0.24 * len(arms) + 0.16)
-    with new_figure("memory", WIDTH, height) as (figure, done):
-        ax = figure.subplots()
-        thick = 0.8 / len(arms)
-        for index, arm in enumerate(arms):
-            for row, phase in enumerate(bars.phases):
-                value, y = bars.values[arm][phase], row + (index - (len(arms) - 1) / 2) * thick
-                if value is None:
-                    _beside(ax, 0, y, "not in this arm")
-                    continue
-                ax.barh(y, value / scale, thick * 0.88, **_bar_style(index))
-                _beside(ax, value / scale, y, text.data_size(value))
-        ax.set(yticks=range(len(bars.phases)), yticklabels=[PHASES.get(p, p) for p in bars.phases])
-        ax.set(
-            ylim=(len(bars.phases) - 0.45, -0.55), xlim=(0, largest / scale * 1.12 or 1), xlabel=f"Peak memory, {unit}"
-        )
-        ax.grid(axis="y", visible=False)
-        handles = [Patch(**_bar_style(i), label=text.arm_name(arm)) for i, arm in enumerate(arms)]
-        _legend_above(ax, handles)
-        sns.despine(ax=ax)
-        return done()
-
-
-def phase_time(bars: Bars, arms: Sequence[str]) -> str | None:
-    """Seconds per step, stacked by phase, one bar per arm."""
-    totals = {arm: sum(v for v in bars.values[arm].values() if v is not None) for arm in arms}
-    longest = max(totals.values(), default=0)
-    if not bars.phases or longest <= 0:
-        return None
-    scale, unit = (1e3, "ms") if longest < 1 else (1, "s")
-    with new_figure("phases", WIDTH, 1.55 + 0.5 * len(arms)) as (figure, done):
-        ax = figure.subplots()
-        for row, arm in enumerate(arms):
-            start = 0.0
-            for index, phase in enumerate(bars.phases):
-                value = bars.values[arm][phase] or 0.0
-                ax.barh(row, value * scale, 0.62, left=start * scale, **_phase_style(index))
-                start += value
-            _beside(ax, start * scale, row, text.duration(start))
-        ax.set(yticks=range(len(arms)), yticklabels=[text.arm_name(arm) for arm in arms], ylim=(len(arms) - 0.4, -0.6))
-        ax.set(xlim=(0, longest * scale * 1.12), xlabel=f"Time per step, {unit}")
-        ax.grid(axis="y", visible=False)
-        handles = [Patch(**_phase_style(i), label=PHASES.get(p, p)) for i, p in enumerate(bars.phases)]
-        figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=9)
-        sns.despine(ax=ax)
-        return done()
-
-
-def _draw_curves(ax: Any, found: Curves, arms: Sequence[str], scale: float, dots: bool) -> None:
+def _draw_curves(
+    ax: Any, found: Curves, arms: Sequence[str], scale: float, *, dots: bool = False, faint: float = 0.45
+) -> None:
     for line in found.lines:
         index = list(arms).index(line.arm) % 4
-        style = {"ls": DASHES[index], "alpha": 0.45} if line.counted else {"ls": (0, (1, 2)), "alpha": 0.9}
-        ax.plot(line.x, [scale * y for y in line.y], color=ARMS[index], lw=0.9, **style)
-    for arm, (x, y) in found.means.items():
+        style = {"ls": DASHES[index], "alpha": faint} if line.counted else {"ls": (0, (1, 2)), "alpha": 0.9}
+        ax.plot(line.x, [scale * y for y in line.y], color=ARMS[index], lw=2 * faint, **style)
+    for arm, mean in found.means.items():
         index = list(arms).index(arm) % 4
         marker = {"marker": MARKERS[index], "ms": 5} if dots else {}
-        ax.plot(x, [scale * v for v in y], color=ARMS[index], ls=DASHES[index], lw=2.4, **marker)
+        ax.plot(mean.x, [scale * v for v in mean.y], color=ARMS[index], ls=DASHES[index], lw=2.4, **marker)
+
+
+def _draw_bands(ax: Any, bands: Mapping[str, Band], arms: Sequence[str], scale: float) -> None:
+    """The intervals, behind the lines. With two or three seeds they are wide: what was seen decides the view."""
+    ax.autoscale_view()
+    low, high = ax.get_ylim()
+    for arm, band in bands.items():
+        edges = ([scale * edge for edge in side] for side in (band.low, band.high))
+        ax.fill_between(band.x, *edges, color=ARMS[list(arms).index(arm) % 4], alpha=BAND, lw=0, zorder=1)
+    room = 0.25 * (high - low)
+    ax.set_ylim(low - room, high + room)
+
+
+def _readable(found: Curves, unit: str) -> tuple[float, str]:
+    """What to multiply the values with, and the unit that makes: tick labels stay short."""
+    if unit == "%":
+        return 100, unit
+    largest = max((abs(y) for line in found.lines for y in line.y), default=0)
+    return (1e6, f"10⁻⁶ {unit.replace(' per ', '/')}") if 0 < largest < 1e-4 else (1, unit)
 
 
 def _difference_mark(ax: Any, y: float, estimate: Any, marker: str, size: float) -> None:
@@ -212,29 +192,21 @@ def _difference_mark(ax: Any, y: float, estimate: Any, marker: str, size: float)
     ax.plot([100 * estimate.mean], [y], color=INK, marker=marker, ms=size)
 
 
-def _beside(ax: Any, x: float, y: float, label: str) -> None:
-    ax.annotate(label, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
-
-
-def _arm_handles(arms: Sequence[str], shown: Container[str]) -> list[Line2D]:
+def _arm_handles(arms: Sequence[str], shown: Container[str], averaged: Container[str]) -> list[Line2D]:
     """The arms that are shown, each in the colour that its place among all of them gives it."""
-    style = [{"color": ARMS[i % 4], "ls": DASHES[i % 4], "lw": 2.4} for i in range(len(arms))]
-    return [
-        Line2D([], [], label=f"{text.arm_name(arm)}, mean", **style[i]) for i, arm in enumerate(arms) if arm in shown
-    ]
+    handles = []
+    for i, arm in enumerate(arms):
+        if arm in shown:
+            name = text.arm_name(arm) + (", mean" if arm in averaged else "")
+            handles.append(Line2D([], [], label=name, color=ARMS[i % 4], ls=DASHES[i % 4], lw=2.4))
+    return handles
 
 
-def _bar_style(index: int) -> dict[str, Any]:
-    return {"facecolor": ARMS[index % 4], "edgecolor": "white", "hatch": HATCHES[index % 4], "linewidth": 0}
-
-
-def _phase_style(index: int) -> dict[str, Any]:
-    fill, hatch = PHASE_FILL[index % 8], PHASE_HATCH[index % 8]
-    return {"facecolor": fill, "edgecolor": "#333333", "hatch": hatch, "linewidth": 0.6}
-
-
-def _legend_above(ax: Any, handles: Sequence[Any]) -> None:
-    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, fontsize=9.5, borderaxespad=0.2)
+def _large_numbers(found: Curves) -> FuncFormatter:
+    """Tick labels of an axis that all have the same letter for thousands, millions, …"""
+    largest = max((line.x[-1] for line in found.lines), default=0)
+    power, letter = next(((p, s) for p, s in text.LARGE if largest >= 10 ** (p + 1)), (0, ""))
+    return FuncFormatter(lambda value, _: f"{value / 10**power:,.4g} {letter if value else ''}".rstrip())
 
 
 def _with_unit(name: str, unit: str) -> str:
@@ -242,5 +214,4 @@ def _with_unit(name: str, unit: str) -> str:
 
 
 _signed = FuncFormatter(lambda value, _: f"{value:+.3g}".replace("-", text.MINUS) if abs(value) > 1e-9 else "0")
-_large = FuncFormatter(lambda value, _: text.large(round(value, 6)))
 _plain_number = FuncFormatter(lambda value, _: f"{value:.3g}".replace("-", text.MINUS))

@@ -11,31 +11,19 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from reports import figures, tables, text
-from reports.comparison import Comparison
-from reports.series import AXES, Curves
-from reports.tables import Table
+from reports import panels, statistics_tables, tables, text
+from reports.comparison import Comparison, disagrees
+from reports.series import AXES
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _KINDS = {"invalid": "bad", "equivalent": "good", "inconclusive": "open", "no verdict": "open"}
 _SYMBOLS = {"bad": "✗", "good": "=", "open": "?", "win": "▲"}
-
-
-class Panel(NamedTuple):
-    """One figure: how to read it, what it shows, and its data. `axis` names its place in a switch."""
-
-    svg: Markup
-    label: str
-    how: str
-    data: Table
-    axis: str = ""
 
 
 def render(comparison: Comparison) -> str:
@@ -45,7 +33,7 @@ def render(comparison: Comparison) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     kind = "open" if comparison.unfit else _KINDS.get(comparison.verdict, "win")
     arms = comparison.arms
-    budget = bench["budget"]
+    budget, kinds = bench["budget"], _kind_names(comparison)
     return (
         _environment()
         .get_template("report.html.j2")
@@ -56,19 +44,25 @@ def render(comparison: Comparison) -> str:
             kind=kind,
             symbol=_SYMBOLS[kind],
             verdict=_verdict_label(comparison),
-            matched=matching.get("verdict") == "matched"
-            and (bool(comparison.unfit) or all(r.get("equal") for r in matching.get("evidence") or [])),
+            audit=_audit(comparison),
             budget=f"{text.large(budget.get('limit') or 0)} {str(budget.get('currency')).replace('_', ' ')}",
             finished=sum(run.finished for run in comparison.runs),
-            bar=_verdict_panel(comparison),
-            accuracy=_accuracy_panel(comparison),
-            curves=_curve_sections(comparison),
-            memory=_memory_panel(comparison),
-            phases=_phase_panel(comparison),
-            stability=_stability_panel(comparison),
+            bar=panels.verdict(comparison),
+            ratios=panels.headline_ratios(comparison),
+            accuracy=panels.accuracy(comparison),
+            curves=panels.curve_sections(comparison),
+            axes=AXES,
+            memory=panels.memory(comparison),
+            memory_parts=panels.memory_parts(comparison),
+            phases=panels.phases(comparison),
+            stability=panels.stability(comparison),
+            never_finite=panels.never_finite(comparison),
             tables=tables,
+            statistics=statistics_tables.sections(comparison),
             matching=matching,
-            kinds=_kind_names(comparison),
+            kinds=kinds,
+            flips=[kind for kind in kinds if kind.startswith("only ")],
+            when=text.moment,
             span=text.span,
             environment=tables.flat({k: v for k, v in (bench.get("environment") or {}).items() if k != "packages"}),
             packages=sorted(((bench.get("environment") or {}).get("packages") or {}).items()),
@@ -98,100 +92,32 @@ def _environment() -> Environment:
     return environment
 
 
+def _audit(comparison: Comparison) -> tuple[str, str]:
+    """(kind, words) for what the audit before the runs and the evidence of the runs say together."""
+    matching = comparison.bench["matching"]
+    rows = matching.get("evidence") or []
+    if matching.get("verdict") != "matched" or (
+        not comparison.unfit and any(disagrees(comparison.runs, row) for row in rows)
+    ):
+        return "bad", "✗ not matched"
+    # An arm without room for its first step leaves no evidence.
+    if comparison.unfit or all(row.get("equal") for row in rows):
+        return "good", "✓ matched"
+    return "open", "? evidence incomplete"
+
+
 def _verdict_label(comparison: Comparison) -> str:
     arm, better, _ = comparison.verdict.partition(" better")
     return f"{text.arm_name(arm)} better" if better else comparison.verdict
 
 
-def _verdict_panel(comparison: Comparison) -> Markup | None:
-    if comparison.primary is None or not comparison.judged:
-        return None
-    svg = figures.verdict_bar(comparison.primary, comparison.arms, comparison.margin)
-    return Markup(svg) if svg else None
-
-
-def _accuracy_panel(comparison: Comparison) -> Panel | None:
-    svg = figures.accuracy(comparison)
-    if svg is None:
-        return None
-    how = (
-        "Each open mark is one seed, the upright stroke the mean of the seeds, the line its 95 % interval over seeds"
-        " and questions; the dotted stroke is the policy before training."
-    )
-    if comparison.judged:
-        how += (
-            " On the right, the difference with its 95 % (thin) and 90 % (thick) interval: to claim a winner the thin"
-            " line must not touch zero, to claim equivalence the thick one must lie inside the shaded margin."
-        )
-    return Panel(Markup(svg), "Final accuracy by seed", how, tables.per_seed(comparison))
-
-
-def _curve_sections(comparison: Comparison) -> list[tuple[str, str, list[Panel]]]:
-    """(id, title, panels): the training reward, then accuracy on every task."""
-    sections = []
-    how = "Thin lines are single seeds, the bold line is their mean where all of them have values ({smoothing})."
-    if comparison.reward:
-        panels = _curve_panels(comparison, comparison.reward, "Mean reward", how, share=False)
-        sections.append(("reward", "Training reward", panels))
-    for task, found in comparison.accuracy.items():
-        if found:
-            note = how + " It starts at the base policy; marks on the bold line are evaluations."
-            panels = _curve_panels(comparison, found, "Accuracy", note, share=True)
-            sections.append((f"curve-{len(sections)}", f"Accuracy during training, {task}", panels))
-    return sections
-
-
-def _curve_panels(
-    comparison: Comparison, found: Mapping[str, Curves], label: str, how: str, *, share: bool
-) -> list[Panel]:
-    return [
-        Panel(
-            Markup(figures.curves(one, comparison.arms, label, share=share, dots=share, prefix=f"f{id_}")),
-            f"{label} against {AXES[axis][0].lower()}",
-            how.format(smoothing=one.smoothing),
-            tables.curve_data(one, comparison.arms, share=share),
-            axis,
-        )
-        for id_, (axis, one) in zip(_serial(label, found), found.items(), strict=True)
-    ]
-
-
-def _serial(label: str, found: Mapping[str, Curves]) -> list[str]:
-    """Ids that differ between sections: a task's name may hold anything, so a digest of the data stands in for it."""
-    return [hashlib.sha256(f"{label}{axis}{one}".encode()).hexdigest()[:8] for axis, one in found.items()]
-
-
-def _memory_panel(comparison: Comparison) -> Panel | None:
-    svg = figures.memory(comparison.memory, comparison.arms)
-    how = "The most memory each phase held in any step of any seed; the longest bar decides whether a run fits."
-    data = tables.bars_data(comparison.memory, comparison.arms, "B")
-    return Panel(Markup(svg), "Peak memory by phase", how, data) if svg else None
-
-
-def _phase_panel(comparison: Comparison) -> Panel | None:
-    svg = figures.phase_time(comparison.phases, comparison.arms)
-    how = (
-        "One bar per arm, from left to right the phases of a step: the median over a run's steps without the first,"
-        " averaged over seeds. The phases that only one bar has are what that arm's extra model costs."
-    )
-    data = tables.bars_data(comparison.phases, comparison.arms, "s", total=True)
-    return Panel(Markup(svg), "Time per step by phase", how, data) if svg else None
-
-
-def _stability_panel(comparison: Comparison) -> Panel | None:
-    svg = figures.stability(comparison.stability, comparison.arms)
-    how = "Every seed thin, the mean bold, not smoothed. Look for curves that run away, and for arms that differ."
-    data = tables.stability_data(comparison.stability, comparison.arms)
-    return Panel(Markup(svg), "Signs of instability against steps", how, data) if svg else None
-
-
 def _kind_names(comparison: Comparison) -> dict[str, str]:
     """What a group of examples is called: 'only ppo' → 'only PPO right'."""
-    counts = comparison.examples.counts if comparison.examples else {}
     named = {}
-    for kind in counts:
+    for kind in comparison.examples.counts if comparison.examples else ():
         only = [text.arm_name(arm) for arm in kind.removeprefix("only ").split(" and ")]
-        named[kind] = f"only {text.listed(only)} right" if kind.startswith("only ") else kind
+        both = kind.replace("all", "both") if len(comparison.arms) == 2 else kind
+        named[kind] = f"only {text.listed(only)} right" if kind.startswith("only ") else both
     return named
 
 

@@ -11,10 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from reports import series, stats
-from reports.records import Evaluation, Records, Run
+from reports import answers, series, stats
+from reports.records import Records, Run
 from reports.stats import Better, Estimate, Verdict
 
 _SAMPLE_RATE, _TOKEN_RATE = "throughput/samples_per_s", "throughput/tokens_per_s"
@@ -65,18 +63,18 @@ def accuracy_metrics(records: Records, problem: str | None) -> list[Metric]:
             arm: {seed: e.metrics.get("accuracy") if e else None for seed, e in runs.items()}
             for arm, runs in finals.items()
         }
-        tables, fault = _answer_tables(task, finals)
+        tables, fault = answers.tables(finals)
         arms = {}
         for arm, per_seed in values.items():
             by_seed = stats.mean_interval(per_seed.values())
-            arms[arm] = _arm_value(stats.crossed(tables[arm]) if tables and by_seed.n[0] > 1 else by_seed, per_seed)
+            arms[arm] = arm_value(stats.crossed(tables[arm]) if tables and by_seed.n[0] > 1 else by_seed, per_seed)
         pair = [tables[arm] for arm in records.compared] if tables else None
-        difference = _difference(records.compared, values, margin, "higher", problem or fault, pair)
+        difference = judge(records.compared, values, margin, "higher", problem or fault, pair)
         metrics.append(Metric(f"eval/{task}/accuracy", f"Accuracy, {task}", "fraction", "higher", arms, difference))
         base = records.base[task].metrics.get("accuracy") if task in records.base else None
         if base is not None:
             gains = {arm: {s: None if v is None else v - base for s, v in own.items()} for arm, own in values.items()}
-            by_arm = {arm: _arm_value(stats.mean_interval(own.values()), own) for arm, own in gains.items()}
+            by_arm = {arm: arm_value(stats.mean_interval(own.values()), own) for arm, own in gains.items()}
             # Both arms start from the same base, so the difference of the gains is the difference of the accuracies.
             metrics.append(
                 Metric(f"eval/{task}/gain", f"Gain over base, {task}", "fraction", "higher", by_arm, difference)
@@ -114,17 +112,15 @@ def run_metrics(records: Records, problem: str | None) -> list[Metric]:
     metrics = []
     for name, title, unit, better, measure in rows:
         values = {arm: {run.seed: measure(run) for run in records.of(arm)} for arm in records.arms}
-        arms = {arm: _arm_value(stats.mean_interval(own.values()), own) for arm, own in values.items()}
+        arms = {arm: arm_value(stats.mean_interval(own.values()), own) for arm, own in values.items()}
         if all(value is None for own in values.values() for value in own.values()):
             continue  # nobody recorded it; recorded but never finite is another matter, and is shown
         better = None if name == f"budget/{currency}" else better
-        metrics.append(
-            Metric(name, title, unit, better, arms, _difference(records.compared, values, None, better, problem))
-        )
+        metrics.append(Metric(name, title, unit, better, arms, judge(records.compared, values, None, better, problem)))
     return metrics
 
 
-def _difference(
+def judge(
     arms: Sequence[str],
     values: Mapping[str, Mapping[int, float | None]],
     margin: float | None,
@@ -132,6 +128,7 @@ def _difference(
     problem: str | None,
     tables: Sequence[stats.Array] | None = None,
 ) -> Difference | None:
+    """The first arm minus the second, by seed, or by seed and question where `tables` [S, Q] of both are given."""
     if len(arms) < 2:
         return None
     first, second = arms[0], arms[1]
@@ -143,65 +140,42 @@ def _difference(
     return Difference(estimate, judged, by_seed if tables else None)
 
 
-def _answer_tables(
-    task: str, finals: Mapping[str, Mapping[int, Evaluation | None]]
-) -> tuple[dict[str, stats.Array] | None, str | None]:
-    """arm → [seeds, questions] of right (1) and wrong (0), or None where the answers were not all kept.
-
-    The second value is why the arms cannot be compared question by question: they were not asked the same ones.
-    """
-    found = [e for runs in finals.values() for e in runs.values() if e is not None]
-    if not found or any(len(e.samples) != e.questions or not e.samples for e in found):
-        return None, None
-    asked = {s["id"]: (s.get("prompt"), s.get("answer")) for s in found[0].samples}
-    for evaluation in found[1:]:
-        if {s["id"]: (s.get("prompt"), s.get("answer")) for s in evaluation.samples} != asked:
-            return None, f"not every run was asked the same questions of {task}"
-    tables = {}
-    for arm, runs in finals.items():
-        rows = []
-        for final in runs.values():
-            if final is not None:
-                right = {s["id"]: s.get("correct") for s in final.samples}
-                rows.append([math.nan if right[key] is None else float(bool(right[key])) for key in asked])
-        tables[arm] = np.array(rows, dtype=np.float64).reshape(len(rows), len(asked))
-    return tables, None
-
-
-def _arm_value(estimate: Estimate, per_seed: Mapping[int, float | None]) -> ArmValue:
+def arm_value(estimate: Estimate, per_seed: Mapping[int, float | None]) -> ArmValue:
+    """An arm's estimate with its 95 % interval, beside the runs it came from."""
     low, high = estimate.interval() or (None, None)
     missing = sum(value is None or not math.isfinite(value) for value in per_seed.values())
     return ArmValue(estimate.mean, low, high, estimate.n[0], dict(per_seed), missing, estimate.method)
 
 
 def to_json(metric: Metric) -> dict[str, Any]:
-    found = metric.difference
-    difference = None
-    if found is not None:
-        low, high = found.estimate.interval() or (None, None)
-        low90, high90 = found.estimate.interval(stats.EQUIVALENCE_LEVEL) or (None, None)
-        beside = found.beside.interval() if found.beside else None
-        judged = found.verdict
-        difference = {
-            "mean": found.estimate.mean,
-            "low": low,
-            "high": high,
-            "low90": low90,
-            "high90": high90,
-            "verdict": judged.label,
-            "reason": judged.reason,
-            "beyond_margin": judged.beyond_margin,
-            "within_margin": judged.within_margin,
-            "mde": judged.mde,
-            "seeds_needed": judged.seeds_needed,
-            "method": found.estimate.method,
-            "n": list(found.estimate.n),
-            "missing": found.estimate.missing,
-            "welch": list(beside) if beside else None,
-        }
     arms = {
         arm: {**asdict(value), "per_seed": {str(s): v for s, v in value.per_seed.items()}}
         for arm, value in metric.arms.items()
     }
     keys = ("name", "title", "unit", "better")
+    difference = difference_to_json(metric.difference) if metric.difference else None
     return {**{key: getattr(metric, key) for key in keys}, "arms": arms, "difference": difference}
+
+
+def difference_to_json(found: Difference) -> dict[str, Any]:
+    low, high = found.estimate.interval() or (None, None)
+    low90, high90 = found.estimate.interval(stats.EQUIVALENCE_LEVEL) or (None, None)
+    beside = found.beside.interval() if found.beside else None
+    judged = found.verdict
+    return {
+        "mean": found.estimate.mean,
+        "low": low,
+        "high": high,
+        "low90": low90,
+        "high90": high90,
+        "verdict": judged.label,
+        "reason": judged.reason,
+        "beyond_margin": judged.beyond_margin,
+        "within_margin": judged.within_margin,
+        "mde": judged.mde,
+        "seeds_needed": judged.seeds_needed,
+        "method": found.estimate.method,
+        "n": list(found.estimate.n),
+        "missing": found.estimate.missing,
+        "welch": list(beside) if beside else None,
+    }

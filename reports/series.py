@@ -1,4 +1,4 @@
-"""What the figures draw, as data: curves on every budget axis, seconds and memory by phase, signs of instability.
+"""Curves, as data: reward and accuracy on every budget axis, the signs of instability, and a run's columns reduced.
 
 Which arm leads can depend on what the other axis is: per step, per sample, per token or per second. So every curve is
 made for each of them, from the cumulative budget that a run records with every step.
@@ -7,14 +7,14 @@ made for each of them, from the cumulative budget that a run records with every 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 import pandas as pd
 
-from reports.records import Records, Run
+from reports.records import Evaluation, Records, Run
 
 # axis → (name, unit); the column of a journal is "budget/<axis>".
 AXES: Mapping[str, tuple[str, str]] = {
@@ -23,47 +23,45 @@ AXES: Mapping[str, tuple[str, str]] = {
     "generated_tokens": ("Tokens generated", "tokens"),
     "device_seconds": ("Device time", "s"),
     "flops": ("Arithmetic", "FLOP"),
+    "energy_joules": ("Energy", "J"),
 }
-PHASES: Mapping[str, str] = {
-    "rollout": "rollout",
-    "reward": "reward",
-    "logprobs": "old log-probs",
-    "reference": "reference",
-    "values": "values (critic)",
-    "policy_update": "policy update",
-    "critic_update": "critic update",
-    "weight_sync": "weight sync",
-}
-# component → title, in the order in which they are read: what stays, what comes and goes, and all of it.
-MEMORY_PARTS: Mapping[str, str] = {
-    "weights": "weights",
-    "critic": "critic",
-    "reference": "reference",
-    "engine": "the sampler's weights",
-    "optimizer": "optimizer",
-    "critic_optimizer": "optimizer, critic",
-    "gradients": "gradients",
-    "critic_gradients": "gradients, critic",
-    "kv_cache": "keys and values",
-    "activations": "activations",
-    "temporaries": "temporaries",
-    "other": "other",
-    "tracked": "all tensors",
-    "reserved": "reserved by the allocator",
-    "device": "the whole device",
-}
-# column → (title, unit of the axis)
-STABILITY: Mapping[str, tuple[str, str]] = {
-    "policy/approx_kl": ("KL, new to old policy", "nats per token"),
-    "policy/entropy": ("Entropy", "nats per token"),
-    "policy/clip_fraction": ("Clipped tokens", "%"),
-    "policy/grad_norm": ("Gradient norm, policy", "norm"),
-    "rollout/length_mean": ("Completion length", "tokens"),
-    "rollout/truncated_fraction": ("Cut by the length cap", "%"),
-    "group/zero_variance_fraction": ("Groups of equal reward", "%"),
-    "critic/explained_variance": ("Explained variance, critic", "share"),
-    "kl/reference": ("KL to the reference", "nats per token"),
-    "rollout/engine_logprob_gap": ("Engine log-prob gap", "nats"),
+
+
+class Sign(NamedTuple):
+    """A quantity that shows a run going wrong, and what to look for in it."""
+
+    title: str
+    unit: str
+    look_for: str
+
+
+STABILITY: Mapping[str, Sign] = {
+    "policy/approx_kl": Sign(
+        "KL, new to old policy", "nats per token", "how far one update moves the policy; spikes are steps too large"
+    ),
+    "policy/entropy": Sign(
+        "Entropy", "nats per token", "how varied the answers are; a fall to zero is a policy that says one thing only"
+    ),
+    "policy/clip_fraction": Sign(
+        "Clipped tokens", "%", "tokens whose update hit the clip; a rise means that updates outgrow the trust region"
+    ),
+    "policy/grad_norm": Sign("Gradient norm, policy", "norm", "before clipping; a rise without end is a run diverging"),
+    "rollout/length_mean": Sign(
+        "Completion length", "tokens", "answers that grow or shrink without gain are a policy gaming its reward"
+    ),
+    "rollout/truncated_fraction": Sign(
+        "Cut by the length cap", "%", "answers that had no room to end; a high share hides what was learnt"
+    ),
+    "group/zero_variance_fraction": Sign(
+        "Groups of equal reward", "%", "prompts whose completions all scored alike, which teach GRPO nothing"
+    ),
+    "critic/explained_variance": Sign(
+        "Explained variance, critic", "share", "1 is a perfect critic, 0 one no better than a constant, below 0 worse"
+    ),
+    "kl/reference": Sign("KL to the reference", "nats per token", "how far the policy has gone from where it began"),
+    "rollout/engine_logprob_gap": Sign(
+        "Engine log-prob gap", "nats", "the sampler against the trainer; near zero while both hold the same weights"
+    ),
 }
 MOST_POINTS = 120
 GRID_POINTS = 60
@@ -80,6 +78,13 @@ class Line:
     y: tuple[float, ...]
 
 
+class Mean(NamedTuple):
+    """An arm's mean over its counted runs."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class Curves:
     """The curves of one quantity on one axis, and each arm's mean where all of its counted runs have values."""
@@ -87,16 +92,8 @@ class Curves:
     quantity: str
     axis: str
     lines: tuple[Line, ...]
-    means: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
+    means: Mapping[str, Mean]
     smoothing: str
-
-
-@dataclass(frozen=True)
-class Bars:
-    """One number per arm and phase; None where no run recorded it."""
-
-    phases: tuple[str, ...]
-    values: Mapping[str, Mapping[str, float | None]]
 
 
 def column(run: Run, name: str) -> pd.Series:
@@ -111,75 +108,62 @@ def columns(run: Run) -> list[str]:
     return [str(name) for name in run.history.columns]
 
 
+def smoothing_window(records: Records) -> int:
+    """Steps in a trailing mean of what is noisy from step to step: a twentieth of the longest run."""
+    return max(1, round(max((len(run.history) for run in records.runs), default=0) / 20))
+
+
 def reward_curves(records: Records) -> dict[str, Curves]:
     """Mean training reward, a trailing mean over a twentieth of the run, on every axis that was recorded."""
-    longest = max((len(run.history) for run in records.runs), default=0)
-    window = max(1, round(longest / 20))
-    smoothing = f"trailing mean over {window} steps" if window > 1 else "not smoothed"
+    window, smoothing = smoothing_window(records), _smoothing(records)
     found = {}
     for axis in AXES:
-        lines = []
-        for run in records.runs:
-            y = column(run, "reward/mean").rolling(window, min_periods=1).mean()
-            lines.append(_line(run, _axis_values(run, axis), y))
-        found[axis] = _curves("reward", axis, lines, smoothing)
+        lines = [_smooth_line(run, axis, "reward/mean", window) for run in records.runs]
+        found[axis] = _curves("reward", axis, lines, lines, smoothing)
     return {axis: curves for axis, curves in found.items() if curves.lines}
+
+
+def marks(records: Records, run: Run, task: str) -> list[Evaluation]:
+    """Every evaluation of a run on a task, from the base policy to the end."""
+    base = [records.base[task]] if task in records.base else []
+    return base + [evaluation for evaluation in run.evaluations if evaluation.task == task]
+
+
+def spent_at(evaluation: Evaluation, axis: str) -> float:
+    """What had been spent when a policy was evaluated; NaN where that was not recorded."""
+    if evaluation.label == "base":
+        return 0.0
+    return _number(evaluation.step if axis == "steps" else evaluation.spent.get(axis))
 
 
 def accuracy_curves(records: Records, task: str) -> dict[str, Curves]:
     """Accuracy on a task at every evaluation, from the base policy at nothing spent to the end."""
-    base = records.base.get(task)
     found = {}
     for axis in AXES:
         lines = []
         for run in records.runs:
-            marks: list[tuple[float | None, float | None]] = [(0.0, base.metrics.get("accuracy"))] if base else []
-            for evaluation in run.evaluations:
-                if evaluation.task == task:
-                    spent = evaluation.step if axis == "steps" else evaluation.spent.get(axis)
-                    marks.append((spent, evaluation.metrics.get("accuracy")))
-            if len(marks) > (1 if base else 0):
-                xs, ys = ([_number(value) for value in side] for side in zip(*marks, strict=True))
-                lines.append(_line(run, pd.Series(xs), pd.Series(ys)))
-        found[axis] = _curves("accuracy", axis, lines, "not smoothed")
+            points = marks(records, run, task)
+            if any(e.label != "base" and math.isfinite(spent_at(e, axis)) for e in points):
+                xs = pd.Series([spent_at(evaluation, axis) for evaluation in points])
+                ys = pd.Series([_number(evaluation.metrics.get("accuracy")) for evaluation in points])
+                lines.append(_line(run, xs, ys))
+        found[axis] = _curves("accuracy", axis, lines, lines, "not smoothed")
     return {axis: curves for axis, curves in found.items() if curves.lines}
 
 
 def stability_curves(records: Records) -> dict[str, Curves]:
-    """The quantities that show a run going wrong, against steps; only those that some run recorded."""
+    """The quantities that show a run going wrong, against steps; only those that some run recorded.
+
+    Single seeds are left as they were recorded, so that no spike is smoothed away; their mean is smoothed.
+    """
+    window, smoothing = smoothing_window(records), _smoothing(records)
     found = {}
     for name in STABILITY:
-        lines = [_line(run, _axis_values(run, "steps"), column(run, name)) for run in records.runs]
-        curves = _curves(name, "steps", lines, "not smoothed")
+        lines = [_line(run, axis_values(run, "steps"), column(run, name)) for run in records.runs]
+        smooth = [_smooth_line(run, "steps", name, window) for run in records.runs]
+        curves = _curves(name, "steps", lines, smooth, smoothing)
         if curves.lines:
             found[name] = curves
-    return found
-
-
-def phase_seconds(records: Records) -> Bars:
-    """Seconds a step spends in each phase: the median over a run's steps but the first, averaged over seeds."""
-    return _bars(
-        records, {phase: f"time/{phase}_s" for phase in _phases(records, "time/", "_s", skip=("step",))}, steady_median
-    )
-
-
-def memory_peaks(records: Records) -> Bars:
-    """The highest memory each phase ever held, over all steps and seeds."""
-    names = {phase: f"memory/{phase}/peak_bytes" for phase in _phases(records, "memory/", "/peak_bytes")}
-    return _bars(records, names, highest, max)
-
-
-def memory_components(records: Records) -> dict[str, Bars]:
-    """phase → what the peak was made of (weights, critic, gradients, optimizer, …), each at its own highest."""
-    found = {}
-    for phase in _phases(records, "memory/", "/peak_bytes"):
-        prefix = f"memory/{phase}/"
-        names = {c for run in records.runs for c in columns(run) if c.startswith(prefix) and c.endswith("_bytes")}
-        found_parts = {c.removeprefix(prefix).removesuffix("_bytes") for c in names} - {"peak"}
-        ordered = [part for part in MEMORY_PARTS if part in found_parts] + sorted(found_parts - set(MEMORY_PARTS))
-        parts = {part: f"{prefix}{part}_bytes" for part in ordered}
-        if parts:
-            found[phase] = _bars(records, parts, highest, max)
     return found
 
 
@@ -193,8 +177,14 @@ def steady_median(run: Run, name: str) -> float | None:
 
 
 def last_tenth(run: Run, name: str) -> float | None:
-    """Mean over the last tenth of the steps, at least one."""
-    return _reduce(run, name, column(run, name).iloc[-max(1, math.ceil(len(run.history) / 10)) :], "mean")
+    """Mean over the last tenth of the steps, at least one; NaN where one of them has no finite value.
+
+    Which steps lack a value is seldom chance, so the others do not stand for them.
+    """
+    if name not in run.history:
+        return None
+    tail = column(run, name).iloc[-max(1, math.ceil(len(run.history) / 10)) :]
+    return float(tail.mean()) if np.isfinite(tail).all() else math.nan
 
 
 def highest(run: Run, name: str) -> float | None:
@@ -218,34 +208,8 @@ def _reduce(run: Run, name: str, values: pd.Series, how: str) -> float | None:
     return float(getattr(kept, how)()) if len(kept) else math.nan
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _bars(
-    records: Records,
-    names: Mapping[str, str],
-    measure: Callable[[Run, str], float | None],
-    combine: Callable[[list[float]], float] = _mean,
-) -> Bars:
-    values: dict[str, dict[str, float | None]] = {}
-    for arm in records.arms:
-        values[arm] = {}
-        for phase, name in names.items():
-            seen = [v for v in (measure(run, name) for run in records.of(arm)) if is_number(v)]
-            values[arm][phase] = combine(seen) if seen else None
-    kept = tuple(phase for phase in names if any(values[arm][phase] is not None for arm in records.arms))
-    return Bars(kept, {arm: {phase: values[arm][phase] for phase in kept} for arm in records.arms})
-
-
-def _phases(records: Records, prefix: str, suffix: str, skip: tuple[str, ...] = ()) -> list[str]:
-    """The phases that any run recorded: the known ones in the order they happen, then any other."""
-    found = {c for run in records.runs for c in columns(run) if c.startswith(prefix) and c.endswith(suffix)}
-    names = {c.removeprefix(prefix).removesuffix(suffix) for c in found} - set(skip)
-    return [phase for phase in PHASES if phase in names] + sorted(names - set(PHASES))
-
-
-def _axis_values(run: Run, axis: str) -> pd.Series:
+def axis_values(run: Run, axis: str) -> pd.Series:
+    """What a run had spent after each of its steps; all missing when it never recorded that axis."""
     name = f"budget/{axis}"
     if axis == "steps" and name not in run.history and "step" in run.history:
         name = "step"
@@ -262,25 +226,42 @@ def _line(run: Run, x: pd.Series, y: pd.Series) -> Line:
     return Line(run.arm, run.seed, run.finished, tuple(xs[good].tolist()), tuple(ys[good].tolist()))
 
 
-def _curves(quantity: str, axis: str, lines: list[Line], smoothing: str) -> Curves:
-    lines = [line for line in lines if line.x]
-    means = {}
-    for arm in dict.fromkeys(line.arm for line in lines):
-        own = [line for line in lines if line.arm == arm and line.counted]
-        if own:
-            # No run is extended beyond what it recorded: the mean spans what all of them cover.
-            start, stop = max(line.x[0] for line in own), min(line.x[-1] for line in own)
-            if stop >= start:
-                marks = sorted({x for line in own for x in line.x if start <= x <= stop} | {start, stop})
-                grid = np.array(marks) if len(marks) <= GRID_POINTS else np.linspace(start, stop, GRID_POINTS)
-                mean = np.mean([np.interp(grid, line.x, line.y) for line in own], axis=0)
-                means[arm] = (tuple(grid.tolist()), tuple(mean.tolist()))
-    return Curves(quantity, axis, tuple(_thin(line) for line in lines), means, smoothing)
+def _smoothing(records: Records) -> str:
+    """How the smoothing is said."""
+    window = smoothing_window(records)
+    return f"trailing mean over {window} steps, fewer at the start" if window > 1 else "not smoothed"
+
+
+def _smooth_line(run: Run, axis: str, name: str, window: int) -> Line:
+    return _line(run, axis_values(run, axis), column(run, name).rolling(window, min_periods=1).mean())
+
+
+def _curves(quantity: str, axis: str, lines: list[Line], averaged: list[Line], smoothing: str) -> Curves:
+    """lines: what is drawn of single runs. averaged: the lines, perhaps smoother, whose mean is taken."""
+    arms = dict.fromkeys(line.arm for line in lines)
+    own = {arm: [line for line in averaged if line.arm == arm and line.counted and line.x] for arm in arms}
+    means = {arm: mean for arm, found in own.items() if (mean := _mean(found))}
+    return Curves(quantity, axis, tuple(_thin(line) for line in lines if line.x), means, smoothing)
+
+
+def _mean(lines: list[Line]) -> Mean | None:
+    """The mean of the lines over what all of them cover: no run is extended beyond what it recorded."""
+    start, stop = max((line.x[0] for line in lines), default=1), min((line.x[-1] for line in lines), default=0)
+    if stop < start:
+        return None
+    marks = sorted({x for line in lines for x in line.x if start <= x <= stop} | {start, stop})
+    grid = np.array(marks) if len(marks) <= GRID_POINTS else np.linspace(start, stop, GRID_POINTS)
+    return Mean(
+        tuple(grid.tolist()), tuple(np.mean([np.interp(grid, line.x, line.y) for line in lines], axis=0).tolist())
+    )
 
 
 def _thin(line: Line) -> Line:
-    """At most MOST_POINTS points, evenly spaced, the ends kept: more cannot be seen and makes the page heavy."""
+    """At most MOST_POINTS points: the ends, and of every stretch the lowest and the highest, so no spike is lost."""
     if len(line.x) <= MOST_POINTS:
         return line
-    keep = np.unique(np.linspace(0, len(line.x) - 1, MOST_POINTS).round().astype(int))
+    stretches = np.array_split(np.arange(len(line.x)), MOST_POINTS // 2 - 1)
+    y = np.array(line.y)
+    extremes = [int(part[pick(y[part])]) for part in stretches for pick in (np.argmin, np.argmax)]
+    keep = sorted({0, len(line.x) - 1, *extremes})
     return Line(line.arm, line.seed, line.counted, tuple(line.x[i] for i in keep), tuple(line.y[i] for i in keep))

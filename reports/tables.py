@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports import text
-from reports.comparison import Comparison, Metric
-from reports.series import AXES, MEMORY_PARTS, PHASES, STABILITY, Bars, Curves
+from reports.bands import Band
+from reports.comparison import EVIDENCE, Comparison, Metric, disagrees, evidence_of
+from reports.phases import CRITIC_PHASES, Bars, part_title, title
+from reports.series import AXES, STABILITY, Curves
+from reports.stats import Verdict
 
 SPENT_UNITS = {
     "steps": "steps",
@@ -26,10 +29,11 @@ DATA_ROWS = 11
 
 @dataclass(frozen=True)
 class Table:
-    """head: the column titles; the first column is the rows' own title."""
+    """head: the column titles; the first column is the rows' own title. kinds: a word per row to choose rows by."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    kinds: tuple[str, ...] = ()
 
 
 def accuracy(comparison: Comparison) -> Table:
@@ -44,8 +48,8 @@ def accuracy(comparison: Comparison) -> Table:
             base = text.percent(result.base.metrics.get("accuracy"))
             if result.base_interval:
                 base += "\n" + text.span(*result.base_interval, "fraction")
-        rows.append((result.task, base, *(arm_cell(metric, arm) for arm in comparison.arms), *_judged(metric)))
-    return Table(("Task", "Base", *_names(comparison.arms), *_difference_head(comparison)), tuple(rows))
+        rows.append((result.task, base, *(arm_cell(metric, arm) for arm in comparison.arms), *judged_cells(metric)))
+    return Table(("Task", "Base", *_names(comparison.arms), *difference_head(comparison)), tuple(rows))
 
 
 def per_seed(comparison: Comparison) -> Table:
@@ -69,18 +73,18 @@ def cost(comparison: Comparison) -> Table:
     for metric in metrics:
         means = [metric.arms[arm].mean for arm in comparison.arms[:2]]
         shared = (text.ratio(*means),) if comparison.judged else ()
-        rows.append((metric.title, *(arm_cell(metric, arm) for arm in comparison.arms), *shared, *_judged(metric)))
+        rows.append((metric.title, *(arm_cell(metric, arm) for arm in comparison.arms), *shared, *judged_cells(metric)))
     ratio = ("Ratio",) if comparison.judged else ()
-    return Table(("Cost", *_names(comparison.arms), *ratio, *_difference_head(comparison)), tuple(rows))
+    return Table(("Cost", *_names(comparison.arms), *ratio, *difference_head(comparison)), tuple(rows))
 
 
 def reward(comparison: Comparison) -> Table:
     rows = [
-        (metric.title, *(arm_cell(metric, arm) for arm in comparison.arms), *_judged(metric))
+        (metric.title, *(arm_cell(metric, arm) for arm in comparison.arms), *judged_cells(metric))
         for metric in comparison.metrics
         if metric.name.startswith("reward/")
     ]
-    return Table(("Reward", *_names(comparison.arms), *_difference_head(comparison)), tuple(rows))
+    return Table(("Reward", *_names(comparison.arms), *difference_head(comparison)), tuple(rows))
 
 
 def runs(comparison: Comparison) -> Table:
@@ -92,7 +96,7 @@ def runs(comparison: Comparison) -> Table:
         spent = [text.quantity(run.spent.get(axis), SPENT_UNITS[axis]) for axis in axes]
         used = run.spent.get(currency)
         over = text.NONE if used is None or not limit else f"{100 * (used / limit - 1):+.1f} %".replace("-", text.MINUS)
-        state = run.status.replace("_", " ") + (f": {run.reason}" if run.reason else "")
+        state = run.status.replace("_", " ")
         if share := comparison.slowed.get((run.arm, run.seed)):
             state += f"\nmachine {text.percent(share, 0)} slower than at its best"
         whole = text.quantity(run.seconds, "s")
@@ -101,41 +105,43 @@ def runs(comparison: Comparison) -> Table:
     return Table(("Arm", "Seed", "Order", "Status", *head, "Over budget", "Wall clock"), tuple(rows))
 
 
-def curve_data(found: Curves, arms: Sequence[str], *, share: bool) -> Table:
-    """An arm's mean at a few evenly spaced places; what the bold line is drawn from."""
-    _, unit = AXES[found.axis]
+def curve_data(found: Curves, bands: Mapping[str, Band], arms: Sequence[str], *, share: bool) -> Table:
+    """An arm's mean and its interval at a few evenly spaced places; what the bold line and its band are drawn from."""
+    name, unit = AXES[found.axis]
+    value_unit = "fraction" if share else ""
     rows = []
     for arm in arms:
-        xs, ys = found.means.get(arm, ((), ()))
-        keep = sorted({round(i * (len(xs) - 1) / (DATA_ROWS - 1)) for i in range(DATA_ROWS)}) if xs else []
-        for i in keep:
-            value = text.percent(ys[i]) if share else text.significant(ys[i])
-            rows.append((text.arm_name(arm), text.quantity(xs[i], unit), value))
-    return Table(("Arm", AXES[found.axis][0], "Mean of seeds"), tuple(rows))
+        band, mean = bands.get(arm), found.means.get(arm)
+        xs, ys = (band.x, band.mean) if band else mean or ((), ())
+        for i in sorted({round(i * (len(xs) - 1) / (DATA_ROWS - 1)) for i in range(DATA_ROWS)} if xs else ()):
+            interval = text.span(band.low[i], band.high[i], value_unit) if band else text.NONE
+            rows.append((text.arm_name(arm), text.quantity(xs[i], unit), text.quantity(ys[i], value_unit), interval))
+    return Table(("Arm", name, "Mean of seeds", "95 % interval"), tuple(rows))
 
 
 def stability_data(found: Mapping[str, Curves], arms: Sequence[str]) -> Table:
+    """The mean at the beginning, the middle and the end, and the extremes of any single seed."""
     rows = []
     for name, one in found.items():
-        title, unit = STABILITY[name]
+        sign = STABILITY[name]
         for arm in arms:
-            ys = one.means.get(arm, ((), ()))[1]
-            if ys:
-                cells = [
-                    text.percent(y) if unit == "%" else text.significant(y) for y in (ys[0], ys[len(ys) // 2], ys[-1])
-                ]
-                rows.append((title, text.arm_name(arm), *cells, "share" if unit == "%" else unit))
-    return Table(("Quantity", "Arm", "First", "Middle", "Last", "Unit"), tuple(rows))
+            values = [y for line in one.lines if line.arm == arm for y in line.y]
+            if values:
+                ys = one.means[arm].y if arm in one.means else ()
+                chosen = (ys[0], ys[len(ys) // 2], ys[-1]) if ys else (None,) * 3
+                unit = "fraction" if sign.unit == "%" else ""
+                cells = (text.quantity(y, unit) for y in (*chosen, min(values), max(values)))
+                rows.append((sign.title, text.arm_name(arm), *cells, "" if sign.unit == "%" else sign.unit))
+    return Table(("Quantity", "Arm", "First", "Middle", "Last", "Lowest", "Highest", "Unit"), tuple(rows))
 
 
-def bars_data(bars: Bars, arms: Sequence[str], unit: str, *, total: bool = False) -> Table:
-    rows = [
-        (PHASES.get(phase, phase.replace("_", " ")), *(text.quantity(bars.values[arm][phase], unit) for arm in arms))
-        for phase in bars.phases
-    ]
-    if total:
-        sums = [sum(v for v in bars.values[arm].values() if v is not None) for arm in arms]
-        rows.append(("all phases", *(text.quantity(value, unit) for value in sums)))
+def stability_signs(found: Mapping[str, Curves]) -> Table:
+    signs = [STABILITY[name] for name in found]
+    return Table(("Quantity", "What to look for"), tuple((sign.title, sign.look_for) for sign in signs))
+
+
+def memory_peaks(bars: Bars, arms: Sequence[str]) -> Table:
+    rows = [(title(phase), *(text.quantity(bars.values[arm][phase], "B") for arm in arms)) for phase in bars.phases]
     return Table(("Phase", *_names(arms)), tuple(rows))
 
 
@@ -146,36 +152,57 @@ def memory_parts(parts: Mapping[str, Bars], arms: Sequence[str]) -> Table:
         for part in bars.phases:
             sizes = [bars.values[arm][part] for arm in arms]
             if any(sizes):
-                title = MEMORY_PARTS.get(part, part.replace("_", " "))
-                cells = (text.quantity(size, "B") for size in sizes)
-                rows.append((PHASES.get(phase, phase.replace("_", " ")), title, *cells))
+                rows.append((title(phase), part_title(part), *(text.quantity(size, "B") for size in sizes)))
     return Table(("Phase", "Component", *_names(arms)), tuple(rows))
 
 
-def settings(rows: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> Table:
-    """Declared or undeclared differences, as the audit lists them."""
+def phases(comparison: Comparison) -> Table:
+    """Per arm: a step's time by phase, its share of the step, and tokens per second within the phase."""
+    arms, seconds, rates = comparison.arms, comparison.phases, comparison.rates
+    totals = {arm: seconds.total(arm) for arm in arms}
+    rows = []
+    for phase in seconds.phases:
+        cells = []
+        for arm in arms:
+            value, rate = seconds.values[arm][phase], rates.values[arm].get(phase)
+            share = f"{text.percent(value / totals[arm])} of the step" if value is not None and totals[arm] else ""
+            cells.append(f"{text.quantity(value, 's')}\n{share}" if share else text.NONE)
+            cells.append(text.quantity(rate, "tokens/s"))
+        rows.append((title(phase), *cells))
+    rows.append(("all phases", *(cell for arm in arms for cell in (text.quantity(totals[arm] or None, "s"), ""))))
+    critics = [seconds.share(arm, CRITIC_PHASES) for arm in arms]
+    if any(critics):
+        rows.append(("of it the critic’s", *(cell for share in critics for cell in (text.percent(share), ""))))
+    head = [f"{name}, {what}" for name in _names(arms) for what in ("time", "speed")]
+    return Table(("Phase", *head), tuple(rows))
+
+
+def audit(matching: Mapping[str, Any], arms: Sequence[str]) -> Table:
+    """Every setting as the audit judged it: undeclared differences first, then declared ones, then what is equal."""
+    cells, kinds = [], []
+    for kind, state in (("undeclared", "✗ undeclared"), ("declared", "≠ declared"), ("shared", "= equal")):
+        for row in matching.get(kind) or []:
+            values = row.get("values") or {}
+            shown = [_value(row.get("value") if kind == "shared" else values.get(arm)) for arm in arms]
+            cells.append((str(row.get("key")), *shown, state, str(row.get("why") or text.NONE)))
+            kinds.append(kind)
+    return Table(("Setting", *_names(arms), "Audit", "Why"), tuple(cells), tuple(kinds))
+
+
+def evidence(comparison: Comparison) -> Table:
+    """Per seed: the hash that all arms share, or every arm's where they differ or one is missing."""
     cells = []
-    for row in rows:
-        values = row.get("values") or {}
-        cells.append(
-            (str(row.get("key")), *(_value(values.get(arm)) for arm in arms), str(row.get("why") or text.NONE))
-        )
-    return Table(("Setting", *_names(arms), "Why"), tuple(cells))
-
-
-def shared(rows: Sequence[Mapping[str, Any]]) -> Table:
-    return Table(("Setting", "Value in every arm"), tuple((str(r.get("key")), _value(r.get("value"))) for r in rows))
-
-
-def evidence(rows: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> Table:
-    """Per seed: the hash that both arms share, or both hashes where they differ."""
-    cells = []
-    for row in rows:
+    for row in comparison.bench["matching"].get("evidence") or []:
+        found = {arm: evidence_of(row, arm) for arm in comparison.arms}
         line = []
-        for what in ("weights", "prompts", "first_rollout"):
-            digests = [str((row.get(what) or {}).get(arm, "missing"))[:12] for arm in arms]
-            line.append(f"✓ {digests[0]}" if len(set(digests)) == 1 else f"✗ {' ≠ '.join(digests)}")
-        cells.append((str(row.get("seed")), *line, "✓ equal" if row.get("equal") else "✗ not equal"))
+        for what in EVIDENCE:
+            digests = [own.get(what) for own in found.values()]
+            shown = [digest[:12] if digest else "missing" for digest in digests]
+            alike = len(set(shown)) == 1
+            symbol = "?" if None in digests else "✓" if alike else "✗"
+            line.append(f"{symbol} {shown[0] if alike else ' ≠ '.join(shown)}")
+        state = "✓ equal" if row.get("equal") else "✗ not equal" if disagrees(comparison.runs, row) else "? incomplete"
+        cells.append((str(row.get("seed")), *line, state))
     return Table(("Seed", "Initial weights", "Prompt stream", "First rollouts", "Verdict"), tuple(cells))
 
 
@@ -228,9 +255,10 @@ def one_line(cell: str) -> str:
 
 
 def verdict_cell(metric: Metric) -> str:
-    if metric.difference is None:
-        return text.NONE
-    judged = metric.difference.verdict
+    return verdict_words(metric.difference.verdict) if metric.difference else text.NONE
+
+
+def verdict_words(judged: Verdict) -> str:
     label = judged.label
     if judged.beyond_margin:
         label += ", beyond the margin"
@@ -240,11 +268,11 @@ def verdict_cell(metric: Metric) -> str:
     return f"{text.arm_name(head)} better{tail}" if " better" in label else label
 
 
-def _judged(metric: Metric) -> tuple[str, ...]:
+def judged_cells(metric: Metric) -> tuple[str, ...]:
     return (interval_cell(metric), verdict_cell(metric)) if metric.difference else ()
 
 
-def _difference_head(comparison: Comparison) -> tuple[str, ...]:
+def difference_head(comparison: Comparison) -> tuple[str, ...]:
     names = _names(comparison.arms)
     return (f"{names[0]} − {names[1]} (95 % interval)", "Verdict") if comparison.judged else ()
 

@@ -8,9 +8,10 @@ from typing import TypeGuard
 
 MINUS = "−"
 NONE = "—"
+LARGE = ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k"))
 _BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _UNITS = "points?|[mµ]?s|min|h|[KMGT]iB|B|FLOP|[kMGTPE]|tokens|samples|seeds?"
-_BEFORE_UNIT = re.compile(rf"(?<=\d) (?=%|(?:{_UNITS})\b)|(?<=[−=]) | (?=[−=] )")
+_BEFORE_UNIT = re.compile(rf"(?<=\d) (?=%|(?:{_UNITS})\b)|(?<=[−=✓✗≠]) |(?<=^\?) | (?=[−=] )")
 _UNSAFE = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff{_BIDI}]")
 
 
@@ -76,7 +77,7 @@ def span(low: float, high: float, unit: str, *, signed: bool = False) -> str:
 
 
 def tight(value: str) -> str:
-    """The text with no line break between a number and its unit."""
+    """The text with no line break between a number and its unit, or a sign and what it is of."""
     return _BEFORE_UNIT.sub("\u00a0", value)
 
 
@@ -84,7 +85,7 @@ def large(value: float) -> str:
     """Whole numbers in full up to a hundred thousand, then with k, M, G, T, P, E."""
     if abs(value) < 100_000:
         return f"{value:,.0f}".replace("-", MINUS) if float(value).is_integer() else significant(value)
-    for power, suffix in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+    for power, suffix in LARGE:
         if abs(value) >= 10**power:
             return f"{significant(value / 10**power)} {suffix}"
     return significant(value)
@@ -108,6 +109,12 @@ def duration(value: float) -> str:
     if size >= 1e-3:
         return f"{significant(value * 1e3)} ms"
     return f"{significant(value * 1e6)} µs"
+
+
+def moment(stamp: str) -> str:
+    """An ISO moment in UTC as '2026-11-22 20:45 UTC'; anything else as it came."""
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(?:Z|\+00:00)", stamp)
+    return f"{match[1]} {match[2]} UTC" if match else stamp
 
 
 def ratio(first: float | None, second: float | None) -> str:

@@ -10,6 +10,15 @@ from reports.stats import EQUIVALENCE_LEVEL, LEVEL, Estimate, Verdict
 
 AXIS_UNITS = {"flops": "FLOP", "device_seconds": "s", "generated_tokens": "tokens", "trained_tokens": "tokens"}
 
+AXIS_NAMES = {
+    "steps": "step",
+    "samples": "sample",
+    "generated_tokens": "generated token",
+    "device_seconds": "device-second",
+    "flops": "FLOP",
+    "energy_joules": "joule",
+}
+
 
 def headline(
     verdict: Verdict,
@@ -69,13 +78,34 @@ def power(verdict: Verdict, margin: float | None) -> str:
     if verdict.mde is None or verdict.beyond_margin:
         return ""
     size = text.points(verdict.mde, signed=False)
-    found = f"A true difference of {size} would have been found four times out of five"
+    found = f"A true difference of {size} would have been found about four times out of five"
     if not margin or verdict.mde <= margin:
         return f"{found}."
     target = f"for the margin of {text.points(margin, signed=False)}"
     if verdict.seeds_needed is None:
         return f"{found}; {target} it takes more questions, not only more seeds."
     return f"{found}; {target} it would take about {text.plural(verdict.seeds_needed, 'seed')} an arm."
+
+
+def across_axes(arms: Sequence[str], quantity: str, verdicts: Mapping[str, Verdict]) -> str:
+    """Who leads over the whole of training, per what; empty where nothing of that could be judged."""
+    first, second = arms
+    groups: dict[str, list[str]] = {}
+    for axis, judged in verdicts.items():
+        groups.setdefault(judged.label, []).append(f"per {AXIS_NAMES.get(axis, axis.replace('_', ' '))}")
+    a, b = text.arm_name(first), text.arm_name(second)
+    parts = [
+        f"{text.arm_name(arm)} leads {text.listed(groups[f'{arm} better'])}"
+        for arm in dict.fromkeys(arms)
+        if f"{arm} better" in groups
+    ]
+    if "equivalent" in groups:
+        parts.append(f"{a} and {b} tie {text.listed(groups['equivalent'])}")
+    if "inconclusive" in groups:
+        parts.append(f"these runs cannot tell {a} from {b} {text.listed(groups['inconclusive'])}")
+    if not parts:
+        return ""
+    return f"Over the whole of training, not only at its end (mean {quantity} on the way): {'; '.join(parts)}."
 
 
 def cost(arms: Sequence[str], seconds: Mapping[str, float | None], memory: Mapping[str, float | None]) -> str:

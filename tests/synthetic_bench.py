@@ -68,7 +68,7 @@ def write_bench(
             spent = _journal(own, arm, count, end, noise, critic=arm == arms[0], nan_metric=nan_metric)
             if evaluate and status == "finished":
                 for index, task in enumerate(tasks):
-                    target = end - 0.15 * index
+                    target = max(0.1, end - 0.15 * index)
                     for label, step, share in ((f"step-{count // 2:06d}", count // 2, 0.6), ("final", count, 1.0)):
                         accuracy = 0.41 + share * (target - 0.41)
                         answers = _answers(accuracy, difficulty, hash_of(seed, arms.index(arm), index, step))

@@ -7,8 +7,8 @@ import pytest
 
 from reports import cost_tables, text
 from reports.critic_charge import Share, charges, point_costs
+from reports.phases import Bars
 from reports.records import Evaluation, Records, Run
-from reports.series import Bars
 
 MIB = 2**20
 STEP = {

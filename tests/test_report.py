@@ -81,8 +81,8 @@ def test_every_id_is_used_once_and_every_reference_leads_somewhere(source):
 def test_every_axis_is_there_without_javascript(source):
     body = source[: source.rindex("<script>")]
     for axis in ("steps", "samples", "generated_tokens", "device_seconds", "flops"):
-        assert body.count(f'<figure data-axis="{axis}"') == 3  # reward and two tasks
-    assert not re.search(r"<figure[^>]*hidden", body)
+        assert body.count(f'<div class="panel" data-axis="{axis}"') == 3  # reward and two tasks
+    assert not re.search(r"<(figure|div)[^>]*hidden", body)
 
 
 def test_every_figure_has_a_name_and_its_data(source):
@@ -131,6 +131,26 @@ def test_hostile_text_is_shown_and_does_nothing(tmp_path):
     assert "The first 2,000 of" in source
 
 
+def test_a_page_full_of_the_most_expensive_characters_stays_small(tmp_path):
+    # Each of these takes twelve bytes once it can be seen.
+    source = page(tmp_path, questions=100, completions=dict.fromkeys(range(100), "\u202e" * 3_000))
+    assert len(source.encode()) < 3_000_000
+    assert source.count('<details class="example"') > 5
+
+
+def test_the_end_of_a_long_prompt_is_kept(tmp_path):
+    write_bench(tmp_path, steps=12, questions=40, tasks=TASKS[:1])
+    for path in tmp_path.glob("*/evals/*.json"):
+        evaluation = read_json(path)
+        for sample in evaluation["samples"]:
+            sample["prompt"] = "an example\n" * 500 + "the question"
+        write_json(path, evaluation)
+    build(tmp_path)
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "the question</pre>" in source
+    assert "The last 2,000 of 5,512 characters of the prompt." in source
+
+
 def test_hostile_names_are_shown_and_do_nothing(tmp_path):
     name = "\"><img src=x onerror='1'>"
     source = page(tmp_path, suite=name, arms=("p<b>&$_x", "grpo"), environment={"cpu": name, "packages": {name: name}})
@@ -149,20 +169,53 @@ def test_one_seed_is_said_not_to_be_enough(tmp_path):
 def test_an_arm_whose_runs_all_failed_is_readable(tmp_path):
     source = page(tmp_path, failures={("ppo", seed): "diverged" for seed in (0, 1, 2)})
     assert "no run of PPO finished" in source
-    assert "diverged: made up: diverged at step 6" in source
+    assert "no finished run</text>" in source
+    assert "not in this arm" not in source
+    assert "PPO, mean" not in source
+    assert "PPO, seed 0: diverged: <bdi>made up: diverged at step 6</bdi>" in source
     assert "3 of 6" in source
 
 
+def without_evidence(folder, seed, arm):
+    """As if that run had been lost before it recorded what it began from."""
+    bench = read_json(folder / "bench.json")
+    (row,) = (row for row in bench["matching"]["evidence"] if row["seed"] == seed)
+    for what in ("weights", "prompts", "first_rollout"):
+        row[what] = {other: digest for other, digest in row[what].items() if other != arm}
+    row["equal"] = False
+    write_json(folder / "bench.json", bench)
+
+
+def test_evidence_that_a_lost_run_did_not_leave_is_missing_and_not_unequal(tmp_path):
+    write_bench(tmp_path, steps=12, questions=40, failures={("ppo", 1): "failed"})
+    without_evidence(tmp_path, 1, "ppo")
+    comparison = build(tmp_path)
+    assert comparison.problem.startswith("1 of 6 runs did not finish (PPO seed 1 failed)")
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "? evidence incomplete" in source
+    assert re.search(r"\?\smissing\s≠\s[0-9a-f]{12}", source)
+    assert "✓\u00a0missing" not in source
+
+
+def test_evidence_that_a_finished_run_did_not_leave_is_against_a_match(tmp_path):
+    write_bench(tmp_path, steps=12, questions=40)
+    without_evidence(tmp_path, 1, "ppo")
+    assert "did not start from the same weights, prompts or first rollouts (seed 1)" in build(tmp_path).problem
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "✗ not matched" in source
+    assert "✗\u00a0not equal" in source
+
+
 def test_an_arm_keeps_its_colour_where_another_is_not_shown():
-    both = figures._arm_handles(("ppo", "grpo"), {"ppo", "grpo"})
-    (alone,) = figures._arm_handles(("ppo", "grpo"), {"grpo"})
+    both = figures._arm_handles(("ppo", "grpo"), {"ppo", "grpo"}, {"ppo"})
+    (alone,) = figures._arm_handles(("ppo", "grpo"), {"grpo"}, {"grpo"})
     assert alone.get_color() == both[1].get_color() != both[0].get_color()
 
 
 def test_an_arm_that_does_not_fit_heads_the_page(tmp_path):
     source = page(tmp_path, failures={("ppo", seed): "out_of_memory" for seed in (0, 1, 2)})
     assert "PPO does not fit in this device’s memory" in source or "PPO does not fit in this device&#39;s" in source
-    assert "out of memory: made up: out_of_memory at step 6" in source
+    assert "PPO, seed 0: out of memory: <bdi>made up: out_of_memory at step 6</bdi>" in source
     assert "3 of 6" in source
 
 
@@ -193,6 +246,15 @@ def test_the_summary_fits_a_comment(usual):
     assert 5 < len(rows) - 2 <= 20
     assert len({row.replace("\\|", "").count("|") for row in rows}) == 1
     assert len(summary) < 10_000
+
+
+def test_the_summary_counts_what_it_has_no_room_for(tmp_path):
+    page(tmp_path, tasks=tuple(f"task_{number}" for number in range(8)), questions=10)
+    rows = [line for line in (tmp_path / "summary.md").read_text(encoding="utf-8").splitlines() if line[0:1] == "|"]
+    metrics = read_json(tmp_path / "comparison.json")["metrics"]
+    assert len(metrics) > 20
+    assert len(rows) - 2 == 20
+    assert f"{len(metrics) - 19} more in report.html" in rows[-1]
 
 
 def test_every_metric_is_a_test_case(usual):
@@ -231,7 +293,7 @@ def test_undeclared_differences_are_listed(tmp_path):
     write_json(tmp_path / "bench.json", bench)
     build(tmp_path)
     source = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "Undeclared differences" in source
+    assert '<tr data-kind="undeclared"><th scope="row"><bdi>update.epochs</bdi></th>' in source
     assert "✗ not matched" in source
     assert "the arms differ in what was not declared (update.epochs)" in source
 

@@ -1,6 +1,7 @@
 """Intervals and verdicts against values worked out elsewhere: by hand, by scipy's tests, or in print."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,11 +21,11 @@ def judged(mean: float, se: float, df: float = 10.0, *, margin: float | None = 0
 
 
 def test_the_crossed_variance_of_one_arm_is_the_one_worked_out_by_hand():
-    # Seed means ½ and 1, question means 1 and ½, four residuals of ±¼: V_a = V_q = V_res = 1/16, df = ½.
+    # Seed means ½ and 1, question means 1 and ½, four residuals of ±¼: V_a = V_q = V_res = 1/16, so V = V_a, df = 1.
     estimate = stats.crossed(np.array([[1.0, 0.0], [1.0, 1.0]]))
     assert estimate.mean == 0.75
     assert estimate.se == pytest.approx(0.25)
-    assert estimate.df == pytest.approx(0.5)
+    assert estimate.df == pytest.approx(1.0)
 
 
 def test_the_crossed_variance_of_a_difference_is_the_one_worked_out_by_hand():
@@ -36,6 +37,40 @@ def test_the_crossed_variance_of_a_difference_is_the_one_worked_out_by_hand():
     assert estimate.df == pytest.approx(2.0)
     half = 4.30265 * math.sqrt(1 / 8)  # t(.975, 2) from the printed tables
     assert estimate.interval() == pytest.approx((0.5 - half, 0.5 + half), abs=1e-4)
+
+
+def test_the_crossed_variance_is_that_of_shrout_and_fleiss_mean_squares():
+    # Shrout and Fleiss, Psychological Bulletin 86 (1979), tables 2 and 3: six targets rated by four judges, with mean
+    # squares of 11.24 between targets, 32.49 between judges, and 1.02 left over. V = (11.24 + 32.49 - 1.02) / 24.
+    ratings = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float)
+    estimate = stats.crossed(ratings)
+    assert estimate.se**2 == pytest.approx((11.24 + 32.49 - 1.02) / 24, abs=1e-3)
+    assert stats.crossed(ratings.T).se == pytest.approx(estimate.se)
+
+
+def test_seeds_and_questions_keep_their_own_degrees_of_freedom():
+    # Cochran's t for halves of 2 and of 60 degrees of freedom: the mean of 4.303 and 2.000 in the printed tables.
+    estimate = Estimate(0.0, 0.02, 2.0, (2, 2), "made up", question_variance=0.0002, questions=61)
+    assert estimate.interval()[1] == pytest.approx(0.02 * (4.30265 + 2.00030) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.999])
+def test_the_p_value_is_the_level_at_which_the_interval_touches_zero(level):
+    estimate = Estimate(0.05, 0.02, 2.0, (2, 2), "made up", question_variance=0.0003, questions=61)
+    touching = replace(estimate, mean=estimate.interval(level)[1] - 0.05)
+    assert touching.p_value == pytest.approx(1 - level)
+    assert touching.interval(level)[0] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_seed_means_that_happen_to_be_equal_leave_the_answers_to_measure_the_spread():
+    a = np.array([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0]])
+    assert stats.crossed(a, np.zeros((2, 4))).se > 0
+
+
+def test_what_differs_by_rounding_only_is_not_called_better():
+    tenth = [0.1 + 0.2, 0.3, 0.3]
+    assert stats.welch(tenth, [0.3, 0.3, 0.3]).interval() == (0.0, 0.0)
+    assert stats.crossed(np.full((3, 40), 0.1), np.full((3, 40), 0.3) / 3).interval() is None
 
 
 def test_arms_with_different_numbers_of_seeds_are_compared():
@@ -105,6 +140,12 @@ def test_welch_agrees_with_scipy():
     ours = stats.welch(a, b)
     assert ours.df == pytest.approx(theirs.df)
     assert ours.interval() == pytest.approx((interval.low, interval.high))
+    assert ours.p_value == pytest.approx(theirs.pvalue)
+
+
+def test_without_a_standard_error_there_is_no_p_value():
+    assert stats.welch([0.6], [0.5, 0.4]).p_value is None
+    assert stats.welch([1.0, 1.0], [1.0, 1.0]).p_value is None
 
 
 def test_the_interval_of_one_arm_agrees_with_scipy():
@@ -134,7 +175,16 @@ def test_wilson_agrees_with_newcombe_1998():
 
 def test_the_minimum_detectable_effect_uses_both_quantiles():
     # t(.975, 4) = 2.776 and t(.80, 4) = 0.941 in the printed tables.
-    assert stats.minimum_detectable_effect(0.01, 4) == pytest.approx(0.01 * (2.776 + 0.941), abs=1e-5)
+    assert stats.minimum_detectable_effect(Estimate(0.0, 0.01, 4.0, (3, 3), "made up")) == pytest.approx(
+        0.01 * (2.776 + 0.941), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("df", [4, 10, 40])
+def test_the_minimum_detectable_effect_is_found_four_times_out_of_five(df):
+    # Power by the noncentral t, in units of the standard error.
+    effect = stats.minimum_detectable_effect(Estimate(0.0, 1.0, df, (6, 6), "made up"))
+    assert sps.nct.sf(sps.t.ppf(0.975, df), df, effect) == pytest.approx(0.80, abs=0.01)
 
 
 def test_the_seeds_needed_would_do_and_one_fewer_would_not():
@@ -145,7 +195,7 @@ def test_the_seeds_needed_would_do_and_one_fewer_would_not():
         se = math.sqrt(sum(estimate.seed_variances) / seeds)
         a, b = (v / seeds for v in estimate.seed_variances)
         df = (a + b) ** 2 / (a**2 / (seeds - 1) + b**2 / (seeds - 1))
-        return stats.minimum_detectable_effect(se, df)
+        return stats.minimum_detectable_effect(Estimate(0.0, se, df, (seeds, seeds), "made up"))
 
     assert reachable(needed) <= 0.01 < reachable(needed - 1)
 
