@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from reports import examples, findings, metrics, phases, series, stats, text, words
+from reports import critic_charge, examples, findings, metrics, phases, series, stats, text, words
+from reports.critic_charge import Charge
 from reports.examples import Examples
 from reports.findings import Findings
 from reports.metrics import ArmValue, Difference, Metric
@@ -64,6 +65,10 @@ class Comparison:
     rates: Bars
     memory: Bars
     memory_parts: Mapping[str, Bars]
+    flops: Bars
+    executed_flops: Bars
+    charges: tuple[Charge, ...]
+    point_costs: Mapping[str, Mapping[str, float | None]]
     examples: Examples | None
     findings: Findings
 
@@ -132,6 +137,8 @@ class Comparison:
                 for run in self.runs
             ],
             "metrics": [metrics.to_json(metric) for metric in self.metrics],
+            "critic": [asdict(charge) for charge in self.charges],
+            "cost_of_a_point": self.point_costs,
             **findings.to_json(self.findings),
         }
         return _plain(value)
@@ -162,6 +169,10 @@ def compare(records: Records) -> Comparison:
         rates=phases.phase_rates(records),
         memory=phases.memory_peaks(records),
         memory_parts=phases.memory_components(records),
+        flops=phases.phase_flops(records, "useful"),
+        executed_flops=phases.phase_flops(records, "executed"),
+        charges=critic_charge.charges(records),
+        point_costs=critic_charge.point_costs(records, tasks[0], tuple(series.AXES)) if tasks else {},
         examples=examples.choose(records, tasks[0]) if tasks else None,
         findings=findings.gather(records, rows, problem, np.random.default_rng(findings.SEED)),
     )
@@ -200,6 +211,7 @@ def _with_words(comparison: Comparison) -> Comparison:
         words.cost(comparison.arms[:2], by_arm["time/step_s"], by_arm["memory/peak_bytes"]),
         words.fitted(bench.get("fit") or {}),
         words.slowed(comparison.slowed, len(comparison.runs)),
+        words.combined(bench.get("combined") or []),
     )
     budget = bench["budget"]
     finished = {arm: sum(run.finished for run in comparison.runs if run.arm == arm) for arm in comparison.arms}

@@ -13,12 +13,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from reports.phases import memory_components
+from reports.phases import CRITIC_PARTS, CRITIC_PHASES, memory_components
 from reports.records import Records, Run
 from reports.series import column, columns, is_number
-
-PHASES = ("values", "critic_update")
-PARTS = ("critic", "critic_gradients", "critic_optimizer")
 
 
 class Share(NamedTuple):
@@ -60,10 +57,10 @@ def _charge(records: Records, arm: str, memory: Mapping[str, Mapping[str, float 
     settings = records.bench["arms"][arm] if isinstance(records.bench["arms"], Mapping) else {}
     table: Mapping[str, Any] = settings.get("critic") or {}
     warmup = int(table.get("warmup_steps") or 0)
-    held = {phase: sum(parts.get(name) or 0.0 for name in PARTS) for phase, parts in memory.items()}
+    held = {phase: sum(parts.get(name) or 0.0 for name in CRITIC_PARTS) for phase, parts in memory.items()}
     tracked = {phase: size for phase, parts in memory.items() if is_number(size := parts.get("tracked"))}
     highest = max(tracked, key=lambda phase: tracked[phase], default=None)
-    without = [size - held[phase] for phase, size in tracked.items() if phase not in PHASES]
+    without = [size - held[phase] for phase, size in tracked.items() if phase not in CRITIC_PHASES]
     runs = records.of(arm)
     return Charge(
         arm,
@@ -84,7 +81,7 @@ def _share(run: Run, prefix: str, suffix: str, warmup: int) -> Share | None:
         return None
     step = f"{prefix}step{suffix}"
     whole = column(run, step) if step in phases else _sum(run, phases)
-    critic = _sum(run, [f"{prefix}{phase}{suffix}" for phase in PHASES])
+    critic = _sum(run, [f"{prefix}{phase}{suffix}" for phase in CRITIC_PHASES])
     critic = critic.where(column(run, "step") > warmup, whole)
     steady = slice(1, None) if len(whole) > 1 else slice(None)
     found = Share(float(critic.iloc[steady].sum()), float(whole.iloc[steady].sum()))

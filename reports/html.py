@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from reports import panels, statistics_tables, tables, text
+from reports import cost_tables, panels, statistics_tables, tables, text
 from reports.comparison import Comparison, disagrees
 from reports.series import AXES
 
@@ -58,6 +58,7 @@ def render(comparison: Comparison) -> str:
             stability=panels.stability(comparison),
             never_finite=panels.never_finite(comparison),
             tables=tables,
+            cost_tables=cost_tables,
             statistics=statistics_tables.sections(comparison),
             matching=matching,
             kinds=kinds,

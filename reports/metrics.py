@@ -103,6 +103,7 @@ def run_metrics(records: Records, problem: str | None) -> list[Metric]:
         ("time/step_s", "Time per step", "s", "lower", steady("time/step_s")),
         (_SAMPLE_RATE, "Completions per second", "samples/s", "higher", steady(_SAMPLE_RATE)),
         (_TOKEN_RATE, "Tokens per second", "tokens/s", "higher", steady(_TOKEN_RATE)),
+        ("throughput/mfu", "Share of the measured peak FLOP/s", "fraction", "higher", steady("throughput/mfu")),
         ("memory/peak_bytes", "Peak memory, any phase", "B", "lower", series.peak_memory),
         ("budget/samples", "Samples drawn", "samples", None, spent("samples")),
         ("budget/device_seconds", "Device time spent", "s", "lower", spent("device_seconds")),

@@ -91,6 +91,12 @@ def phase_rates(records: Records) -> Bars:
     return _bars(records, {phase: f"throughput/{phase}_tokens_per_s" for phase in found}, steady_median)
 
 
+def phase_flops(records: Records, kind: str) -> Bars:
+    """FLOPs of a step by phase, "useful" or "executed" (as asked for, or as run), reduced like the seconds."""
+    found = _phases(records, "flops/", f"/{kind}")
+    return _bars(records, {phase: f"flops/{phase}/{kind}" for phase in found}, steady_median)
+
+
 def memory_peaks(records: Records) -> Bars:
     """The highest memory each phase ever held, over all steps and seeds."""
     names = {phase: f"memory/{phase}/peak_bytes" for phase in _phases(records, "memory/", "/peak_bytes")}

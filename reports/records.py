@@ -60,6 +60,8 @@ class Run:
     samples: tuple[Mapping[str, Any], ...] = ()
     out_of_memory_in: Mapping[str, str] | None = None
     conditions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    resumed: tuple[int, ...] = ()
+    """The steps after which it went on from a checkpoint."""
 
     @property
     def finished(self) -> bool:
@@ -182,6 +184,7 @@ def _run(folder: Path, row: Mapping[str, Any], path: Path) -> Run:
         samples=samples,
         out_of_memory_in=row.get("out_of_memory_in"),
         conditions=row.get("conditions") or {},
+        resumed=tuple(row.get("resumed") or ()),
     )
 
 

@@ -144,6 +144,16 @@ def slowed(runs: Mapping[tuple[str, int], float], count: int) -> str:
     )
 
 
+def combined(parts: Sequence[Mapping[str, Any]]) -> str:
+    """Where the runs come from, if not from one benchmark."""
+    if not parts:
+        return ""
+    devices = list(dict.fromkeys(str(part.get("device")) for part in parts))
+    machines = f"on {text.listed(devices)}" if len(devices) == 1 else f"on unlike machines ({text.listed(devices)})"
+    note = "" if len(devices) == 1 else ": times and memory mix them, each seed’s arms on the same one"
+    return f"The runs come from {text.plural(len(parts), 'benchmark')} {machines}{note}."
+
+
 def limits(suite: str, model: str | None, budget: str, runs: Mapping[str, int], regime: str) -> str:
     """What the result is about, and so what it is not about."""
     counts = text.listed([f"{text.plural(n, 'seed')} of {text.arm_name(arm)}" for arm, n in runs.items()])

@@ -315,3 +315,13 @@ def test_undeclared_differences_are_listed(tmp_path):
 )
 def test_numbers_have_units_and_few_digits(value, unit, shown):
     assert text.quantity(value, unit) == shown
+
+
+def test_the_page_charges_the_critic_and_prices_a_point_of_accuracy(source):
+    for said in (
+        "What the critic cost",
+        "What one point of accuracy cost",
+        "Arithmetic by phase",
+        "PPO, time of a run",
+    ):
+        assert said in source
