@@ -4,6 +4,7 @@ PROFILE ?=
 RESUME ?=
 ARGS ?=
 BENCH ?= latest
+BASELINE ?= baselines/$(SUITE)$(if $(PROFILE),-$(PROFILE)).json
 PYTHON ?= python3
 BIN := .venv/bin
 COMMA := ,
@@ -13,11 +14,11 @@ GPU := $(shell command -v nvidia-smi)
 EXTRAS := gguf$(if $(GPU),$(COMMA)vllm)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench plan report gallery test test-slow vllm compare-trl check clean
+.PHONY: help bench plan report baseline regress gallery test test-slow vllm compare-trl check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: SUITE=$(SUITE) PROFILE=$(PROFILE) ARGS=... BENCH=$(BENCH)"
+	@echo "  variables: SUITE=$(SUITE) PROFILE=$(PROFILE) ARGS=... BENCH=$(BENCH) BASELINE=$(BASELINE)"
 
 bench: .venv/.run .venv/.model-$(SUITE)  ## run a suite's benchmark and write its report (RESUME=latest: go on with one)
 	$(BIN)/paribus bench $(if $(RESUME),--resume $(RESUME),$(SUITE) $(if $(PROFILE),--profile $(PROFILE))) $(ARGS)
@@ -27,6 +28,12 @@ plan: .venv/.run  ## print the matching audit of a suite, without running it
 
 report: .venv/.run  ## build the report of a benchmark again
 	$(BIN)/paribus report $(BENCH)
+
+regress: .venv/.run  ## hold a benchmark against its suite's baseline; exit 1 for a regression
+	$(BIN)/paribus regress $(BENCH) --baseline $(BASELINE) $(ARGS)
+
+baseline: .venv/.run  ## make a benchmark its suite's baseline
+	$(BIN)/paribus baseline $(BENCH) --out $(BASELINE) $(ARGS)
 
 gallery: .venv/.dev  ## make docs/report.png, the README's picture, from a benchmark's report
 	$(BIN)/python docs/screenshot.py runs/$(BENCH)

@@ -39,7 +39,9 @@ ProfileOption = Annotated[str | None, typer.Option(help="a profile of the suite;
 ArmsOption = Annotated[str | None, typer.Option(help="run only these arms, as in ppo,grpo")]
 SeedsOption = Annotated[str | None, typer.Option(help="run these seeds, as in 0,1,2")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="override a key, as in update.learning_rate=1e-5")]
+BenchArgument = Annotated[str, typer.Argument(help="a benchmark's id, or latest")]
 OutOption = Annotated[Path, typer.Option("--out", help="folder of benchmarks")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="folder of benchmarks")]
 
 
 def suite_file(suite: str) -> Path:
@@ -238,7 +240,7 @@ def report(
     out.print(f"report: {folder.resolve() / 'report.html'}", markup=False)
 
 
-def benchmark_folder(bench_id: str, out_folder: Path, suite: str | None) -> Path:
+def benchmark_folder(bench_id: str, out_folder: Path, suite: str | None = None) -> Path:
     """Where a benchmark lies; fetched from MLflow first where it is not here."""
     from harness.tracking_fetch import fetch
     from harness.tracking_store import tracking_uri
@@ -248,6 +250,65 @@ def benchmark_folder(bench_id: str, out_folder: Path, suite: str | None) -> Path
         folder = fetch(tracking_uri(None, out_folder), bench_id, out_folder, suite)
         out.print(f"fetched {folder.name} from MLflow", markup=False)
     return folder
+
+
+@app.command()
+def baseline(
+    bench_id: BenchArgument,
+    file: Annotated[Path, typer.Option("--out", help="the file to write, as in baselines/arithmetic.json")],
+    out_folder: RunsOption = Path("runs"),
+) -> None:
+    """Keep what a benchmark measured, for later ones to be held against."""
+    from harness.baseline import write
+    from harness.extract import make
+    from reports.comparison import compare, load
+
+    comparison = compare(load(benchmark_folder(bench_id, out_folder)))
+    write(file, make(comparison))
+    out.print(f"baseline: {file}", markup=False)
+    if comparison.slowed:
+        out.print(
+            f"something else on this machine slowed {len(comparison.slowed)} of its {len(comparison.runs)} runs; their"
+            " times count for nothing, so a baseline from a quiet machine is better"
+        )
+
+
+@app.command()
+def regress(
+    file: Annotated[Path, typer.Option("--baseline", help="what `paribus baseline` wrote")],
+    bench_id: BenchArgument = "latest",
+    out_folder: RunsOption = Path("runs"),
+    strict: Annotated[bool, typer.Option(help="exit with 4 where a gate cannot tell")] = False,
+    base_checkout: Annotated[
+        Path | None, typer.Option(help="the baseline's code: time and memory that trip are measured again beside it")
+    ] = None,
+) -> None:
+    """Hold a benchmark against a baseline: quality, time, memory, and curves to the bit. Exit 1 for a regression."""
+    from harness.baseline import read, write
+    from harness.extract import make
+    from harness.regress import judge
+    from harness.remeasure import remeasured
+    from reports import regression as shown
+    from reports.comparison import compare, load
+
+    base = read(file)
+    folder = benchmark_folder(bench_id, out_folder).resolve()
+    comparison = compare(load(folder))
+    found = judge(comparison, base)
+    if base_checkout is not None:
+        found = remeasured(found, comparison.bench["spec"], base_checkout, say=out.print)
+    shown.write(folder, found)
+    out.print(shown.table(found), "", sep="\n")
+    out.print(shown.headline(found), markup=False)
+    ready = ""
+    if found.offered:
+        write(folder / "baseline.json", make(comparison))
+        ready = f"If this is meant to stay, copy {folder / 'baseline.json'} to {file}."
+        out.print(ready, markup=False)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary and not shown.append_summary(Path(summary), f"{shown.markdown(found)}\n{ready}"):
+        out.print("the job's summary is full; see regress.md")
+    raise typer.Exit(found.exit_code(strict=strict))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -30,6 +31,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu_model(),
+        "cpu_identity": cpu_identity(),
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         **device,
@@ -54,6 +56,24 @@ def cpu_model() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def cpu_identity() -> str | None:
+    """What decides how a CPU rounds: family, model, stepping, and a hash of the instructions and cache it reports.
+
+    The name alone does not: a virtual machine may say "AMD EPYC" of several generations, and libraries choose their
+    kernels, and so the order of their sums, by instruction set and cache size.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
+    except OSError:
+        return None
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    if "flags" not in found:
+        return None
+    kernels = " ".join(sorted(found["flags"].split())) + found.get("cache size", "")
+    named = "/".join(found.get(key, "?") for key in ("cpu family", "model", "stepping"))
+    return f"{named} {hashlib.sha256(kernels.encode()).hexdigest()[:8]}"
 
 
 def git_commit() -> str | None:

@@ -22,6 +22,9 @@ from typing import IO, Any, NoReturn
 from harness.types import EvidenceError, InfrastructureError
 
 NONFINITE = "nonfinite"
+# Columns of a step's record that are measured. All others are determined by configuration, seed and arithmetic, and
+# repeat to the bit on the same machine.
+MEASURED = ("time/", "throughput/", "memory/", "budget/device_seconds", "budget/energy_joules")
 TAIL_BLOCK = 1 << 16
 
 

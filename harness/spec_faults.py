@@ -37,7 +37,7 @@ def one_line(error: ValidationError, accepted_keys: Callable[[Sequence[int | str
     message = message[0].lower() + message[1:]
     if first["type"] == "value_error":
         return f"{where + ': ' if where else ''}{message}{more}"
-    return f"{where} = {brief(written(first['input']))}: {message}{more}"
+    return f"{where + ' = ' if where else ''}{brief(written(first['input']))}: {message}{more}"
 
 
 def brief(value: Any) -> str:

@@ -137,6 +137,11 @@ def merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     return both
 
 
+def chosen_settings(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Of resolved settings, as bench.json has them, those that are not the defaults. Raises ValidationError."""
+    return BenchSpec.model_validate(tuples(dict(spec))).model_dump(mode="json", exclude_defaults=True)
+
+
 def tuples(value: Any) -> Any:
     """TOML arrays as tuples, so that validation can stay strict."""
     if isinstance(value, list):

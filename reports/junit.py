@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from reports import tables, text
@@ -15,13 +17,22 @@ from reports.comparison import Comparison
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
+@dataclass(frozen=True)
+class Case:
+    """One test case. failure: (its type, why) where it failed; skipped: why it was not judged."""
+
+    group: str
+    name: str
+    output: str
+    failure: tuple[str, str] | None = None
+    skipped: str | None = None
+
+
 def render(comparison: Comparison) -> str:
     """One <testsuite>; `failures` counts the invalid metrics."""
+    group = str(comparison.bench["suite"])
     cases = []
     for metric in comparison.metrics:
-        case = ElementTree.Element(
-            "testcase", classname=_legal(str(comparison.bench["suite"])), name=_legal(metric.name)
-        )
         values = [f"{text.arm_name(arm)}: {tables.one_line(tables.arm_cell(metric, arm))}" for arm in comparison.arms]
         judged = metric.difference.verdict if metric.difference else None
         if judged:
@@ -29,27 +40,43 @@ def render(comparison: Comparison) -> str:
                 f"difference: {tables.one_line(tables.interval_cell(metric))}",
                 f"verdict: {tables.verdict_cell(metric)}",
             ]
-        if judged and judged.label == "invalid":
-            failure = ElementTree.SubElement(case, "failure", type="invalid", message=_legal(judged.reason))
-            failure.text = _legal(judged.reason)
-        ElementTree.SubElement(case, "system-out").text = _legal("\n".join(values))
-        cases.append(case)
-    if not cases:
-        case = ElementTree.Element("testcase", classname=_legal(str(comparison.bench["suite"])), name="comparison")
-        ElementTree.SubElement(case, "failure", type="invalid", message=_legal(comparison.headline))
-        cases.append(case)
-    failures = sum(case.find("failure") is not None for case in cases)
+        failure = ("invalid", judged.reason) if judged and judged.label == "invalid" else None
+        cases.append(Case(group, metric.name, "\n".join(values), failure))
+    return document(
+        str(comparison.bench["bench_id"]), cases or [Case(group, "comparison", "", ("invalid", comparison.headline))]
+    )
+
+
+def document(name: str, cases: Iterable[Case]) -> str:
+    """JUnit XML of one <testsuite>, with its counts."""
+    elements = [_element(case) for case in cases]
+
+    def count(tag: str) -> str:
+        return str(sum(element.find(tag) is not None for element in elements))
+
     suite = ElementTree.Element(
         "testsuite",
-        name=_legal(str(comparison.bench["bench_id"])),
-        tests=str(len(cases)),
-        failures=str(failures),
+        name=_legal(name),
+        tests=str(len(elements)),
+        failures=count("failure"),
         errors="0",
-        skipped="0",
+        skipped=count("skipped"),
     )
-    suite.extend(cases)
+    suite.extend(elements)
     ElementTree.indent(suite)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
+
+
+def _element(case: Case) -> ElementTree.Element:
+    element = ElementTree.Element("testcase", classname=_legal(case.group), name=_legal(case.name))
+    if case.failure is not None:
+        kind, why = case.failure
+        ElementTree.SubElement(element, "failure", type=kind, message=_legal(why)).text = _legal(why)
+    if case.skipped is not None:
+        ElementTree.SubElement(element, "skipped", message=_legal(case.skipped))
+    if case.output:
+        ElementTree.SubElement(element, "system-out").text = _legal(case.output)
+    return element
 
 
 def _legal(value: str) -> str:

@@ -20,40 +20,40 @@ def render(comparison: Comparison) -> str:
     finished = sum(run.finished for run in comparison.runs)
     budget = f"{text.large(bench['budget'].get('limit') or 0)} {str(bench['budget'].get('currency')).replace('_', ' ')}"
     lines = [
-        f"## {_cell(names)} on {_cell(str(bench['suite']))}: {_cell(verdict)}",
+        f"## {escaped(names)} on {escaped(str(bench['suite']))}: {escaped(verdict)}",
         "",
-        _cell(comparison.headline),
+        escaped(comparison.headline),
         "",
     ]
     for sentence in (comparison.detail, comparison.cost):
-        lines += [_cell(sentence), ""] if sentence else []
+        lines += [escaped(sentence), ""] if sentence else []
     two = comparison.judged
     head = ["Metric", *(text.arm_name(arm) for arm in comparison.arms)]
     head += [" − ".join(text.arm_name(arm) for arm in comparison.arms[:2]) + " (95 %)", "Verdict"] if two else []
     shown = comparison.metrics if len(comparison.metrics) <= MOST_ROWS else comparison.metrics[: MOST_ROWS - 1]
-    lines += [_row(head), _row(["---", *["---:"] * (len(head) - (2 if two else 1)), *(["---"] if two else [])])]
+    lines += [row(head), row(["---", *["---:"] * (len(head) - (2 if two else 1)), *(["---"] if two else [])])]
     for metric in shown:
         cells = [metric.title, *(tables.arm_cell(metric, arm).partition("\n")[0] for arm in comparison.arms)]
         cells += [tables.one_line(tables.interval_cell(metric)), tables.verdict_cell(metric)] if two else []
-        lines.append(_row(cells))
+        lines.append(row(cells))
     if len(shown) < len(comparison.metrics):
-        lines.append(_row([f"{len(comparison.metrics) - len(shown)} more in report.html", *[""] * (len(head) - 1)]))
+        lines.append(row([f"{len(comparison.metrics) - len(shown)} more in report.html", *[""] * (len(head) - 1)]))
     lines += [
         "",
         f"{finished} of {len(comparison.runs)} runs finished; budget {budget} a run;"
-        f" audit {'matched' if matched else '**not matched**'}; {_cell(str(bench['bench_id']))}.",
+        f" audit {'matched' if matched else '**not matched**'}; {escaped(str(bench['bench_id']))}.",
         "",
-        f"<sub>{_cell(comparison.limits)}</sub>",
+        f"<sub>{escaped(comparison.limits)}</sub>",
         "",
     ]
     return "\n".join(lines)
 
 
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(_cell(cell) if set(cell) - set("-:") else cell for cell in cells) + " |"
+def row(cells: list[str]) -> str:
+    return "| " + " | ".join(escaped(cell) if set(cell) - set("-:") else cell for cell in cells) + " |"
 
 
-def _cell(value: str) -> str:
+def escaped(value: str) -> str:
     """Text that Markdown, and the HTML it lets through, take for nothing but text."""
     flat = " ".join(text.visible(value).split())
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", flat).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -140,7 +140,7 @@ def hash_of(*parts: int) -> int:
 def _config(arm: str) -> dict[str, Any]:
     return {
         "algorithm": arm,
-        "rollout": {"prompts_per_step": 16, "completions_per_prompt": 8, "temperature": 1.0},
+        "rollout": {"engine": "torch", "prompts_per_step": 16, "completions_per_prompt": 8, "temperature": 1.0},
         "update": {"learning_rate": 3e-4, "clip_low": 0.2, "clip_high": 0.2},
         "kl": {"coefficient": 0.0, "placement": "none"},
     }

@@ -17,13 +17,13 @@ from mlflow_server import Server, wait_for
 
 from harness.bench import run_order
 from harness.cli import suite_file
-from harness.journal import read_json, read_lines
+from harness.journal import MEASURED, read_json, read_lines, write_json
 from harness.spec_file import load_bench
 from harness.tracking_fetch import find_benchmark
 from harness.tracking_store import children, connect
 
+ARMS = ("ppo", "grpo")
 TINY = ["budget.samples=64", "rollout.prompts_per_step=4", "eval.questions=12", "eval.every=0.5"]
-MEASURED = ("time/", "throughput/", "memory/", "budget/device_seconds")
 
 
 def paribus(*arguments: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -108,6 +108,25 @@ def test_micro_batch_size_changes_results_by_rounding_only(finished: Path, tmp_p
             # What is run for a step depends on its parts; what it asks for does not.
             for name, value in theirs.items():
                 assert name.endswith("/executed") or ours[name] == pytest.approx(value, rel=1e-3, abs=2e-5), name
+
+
+def test_benchmark_passes_against_its_own_baseline_and_without_a_seed_it_is_incomplete(
+    finished: Path, tmp_path: Path
+) -> None:
+    own, file = shutil.copytree(finished, tmp_path / "own"), tmp_path / "baseline.json"
+    assert paribus("baseline", "own", "--runs", str(tmp_path), "--out", str(file)).returncode == 0
+    hold = ("regress", "own", "--runs", str(tmp_path), "--baseline", str(file))
+    done = paribus(*hold, "--strict")
+    results = {(gate["arm"], gate["name"]): gate["outcome"] for gate in read_json(own / "regress.json")["gates"]}
+    assert done.returncode in (0, 4), done.stdout
+    # Only a machine with other work on it can be in the way.
+    assert {name for name, outcome in results.items() if outcome != "pass"} <= {(a, "time/step_s") for a in ARMS}
+    assert all((arm, "curves, to the bit") in results for arm in ARMS)
+    record = read_json(own / "bench.json")
+    write_json(own / "bench.json", {**record, "runs": [run for run in record["runs"] if run["seed"] == 0]})
+    done = paribus(*hold)
+    assert done.returncode == 3
+    assert "no value for seed 1, which the baseline has" in done.stdout
 
 
 def test_mlflow_server_holds_parent_and_children_with_metrics_and_artifacts(finished: Path, server: Server) -> None:

@@ -130,7 +130,7 @@ def test_the_arithmetic_suite_evaluates_the_sets_its_task_has() -> None:
         (["nosuch"], ["no suite 'nosuch'; there are: arithmetic, gsm8k, sums"]),
         (["../arithmetic"], ["no suite '../arithmetic'"]),
         (["nosuch.toml"], ["nosuch.toml: cannot be read: No such file or directory"]),
-        (["arithmetic", "--profile", "gpu"], ["arithmetic.toml: no profile 'gpu'; this file has: none"]),
+        (["sums", "--profile", "gpu"], ["sums.toml: no profile 'gpu'; this file has: none"]),
         (["gsm8k", "--profile", "gpu"], ["gsm8k.toml: no profile 'gpu'; this file has: cpu"]),
         (["arithmetic", "--arms", "ppo,dpo"], ["arithmetic.toml: no arm 'dpo'; this file has: ppo, grpo"]),
         (["arithmetic", "--arms", ""], ["no arm ''"]),

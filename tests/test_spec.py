@@ -242,7 +242,7 @@ def test_several_faults_are_counted() -> None:
 def test_an_unknown_profile_and_arm_are_refused_with_what_there_is(tmp_path: Path) -> None:
     path = demo(tmp_path)
     assert fault(path, profile="gpu") == "no profile 'gpu'; this file has: small"
-    assert fault(ARITHMETIC, profile="gpu") == "no profile 'gpu'; this file has: none"
+    assert fault(SUITES / "sums.toml", profile="gpu") == "no profile 'gpu'; this file has: none"
     assert fault(path, arms=["ppo", "dpo"]) == "no arm 'dpo'; this file has: ppo, grpo"
     assert fault(path, arms=["ppo"], overrides=["arms=3"]).startswith("arms = 3: expected a table")
 
