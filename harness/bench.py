@@ -110,8 +110,6 @@ class Benchmark:
             known = {key: record[key] for key in ("status", "profile", "command", "created", "environment")}
         except (KeyError, TypeError, ValidationError) as error:
             raise EvidenceError(f"{path}: not a benchmark's record ({str(error).splitlines()[0][:200]})") from None
-        if known["status"] == "finished":
-            raise UserError(f"--resume {folder.name}: it is finished; nothing is left to run")
         benchmark = cls(
             spec, registry, out=folder.parent, source=str(path), profile=known["profile"], command=known["command"]
         )
@@ -194,7 +192,7 @@ class Benchmark:
             self._fit(display)
         for number, row in enumerate(self.rows, start=1):
             if row.status in CONCLUDED:
-                display.log(f"{row.arm} seed {row.seed}: {row.status.replace('_', ' ')} before, kept")
+                self._keep(row, tracker, display)
                 continue
             display.start_run(number, row.arm, row.seed)
             self._one_run(row, tracker, display)
@@ -296,8 +294,17 @@ class Benchmark:
         reason = f" ({row.reason})" if row.reason else ""
         display.end_run(row.status, f"{reason} after {row.steps} steps, {duration(row.seconds)}{accuracy}")
 
+    def _keep(self, row: RunRow, tracker: Tracker, display: Display) -> None:
+        """A run that came to its end before. MLflow gets it again where it had not heard of that end."""
+        display.log(f"{row.arm} seed {row.seed}: {row.status.replace('_', ' ')} before, kept")
+        if not tracker.ended_before(row.folder):
+            run = tracker.start_run(row.arm, row.seed, matching.flatten(self.bench.run_spec(row.arm)))
+            self._replay(row, run, tracker)
+            tracker.log_folder(run, self.folder / row.folder, TRACKED)
+            tracker.end_run(run, "FINISHED" if row.status == "finished" else "FAILED")
+
     def _replay(self, row: RunRow, run: str, tracker: Tracker) -> None:
-        """What a run recorded before it was resumed, for its new child in MLflow: a history with each step once."""
+        """What a run recorded before, for its new child in MLflow: a history with each step once."""
         folder = self.folder / row.folder
         for record in read_lines(folder / "steps.jsonl"):
             self._note_step(row, record)

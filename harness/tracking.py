@@ -115,6 +115,7 @@ class Tracker:
         self._pending = self._lost = 0
         self._settled = threading.Event()
         self._known: set[str] = set()
+        self._ended: set[str] = set()
         self._resumed = self._closing = self._warned = False
         self._thread: threading.Thread | None = None
         self._client: Any = None
@@ -138,6 +139,10 @@ class Tracker:
         """
         self._settled.wait(timeout)
         return PARENT in self._ids
+
+    def ended_before(self, run: str) -> bool:
+        """Whether a resumed benchmark's newest run of this name was ended, so that MLflow has all of its metrics."""
+        return run in self._ended
 
     def start_run(self, arm: str, seed: int, params: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> str:
         """Open a child run and return its name. Started again (a repeated run), the name means the new child."""
@@ -336,6 +341,8 @@ class Tracker:
             self._known = set(found[0].data.metrics)
             self._resumed = found[0].data.tags.get("paribus.attempt") != self._attempt
             for child in children(client, self._experiment, parent):
+                if folder_name(child) not in self._ids and child.info.status != "RUNNING":
+                    self._ended.add(folder_name(child))
                 self._ids.setdefault(folder_name(child), child.info.run_id)
                 # Nothing of a process that was killed is running any more.
                 if child.info.status == "RUNNING":

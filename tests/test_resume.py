@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from synthetic_bench import write_bench
 from typer.testing import CliRunner
 
 from harness.bench_record import RunRow, evidence_of, locked
@@ -30,11 +29,6 @@ def resume(folder: Path) -> str:
     done = CliRunner().invoke(app, ["bench", "--resume", folder.name, "--out", str(folder.parent)])
     assert isinstance(done.exception, UserError), done.output
     return str(done.exception)
-
-
-def test_a_finished_benchmark_is_not_run_again(tmp_path):
-    write_bench(tmp_path / "done")
-    assert "not a benchmark's record" in resume(tmp_path / "done") or "it is finished" in resume(tmp_path / "done")
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"spec": {}, "runs": []}', '{"spec": 7, "runs": 7}', "{"])
