@@ -6,6 +6,8 @@ import os
 
 # Tests run side by side, a process a core; threads of their own would only wait for each other. Before torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test asks a hub: where there is none, each try would wait for an answer.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # A test that wants a server names it.
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
