@@ -8,8 +8,8 @@ import tiny
 import torch
 
 from harness.checkpoint import Progress, checkpoints, restore, save_run
+from harness.journal import MEASURED
 
-MEASURED = ("time/", "throughput/", "memory/", "budget/device_seconds")
 SEVERAL = {"epochs": 2, "minibatches": 2, "warmup_steps": 3}
 SETTINGS = {
     "grpo": ("grpo", {}),

@@ -10,6 +10,7 @@ import torch
 from algorithms.advantages import gae
 from harness.engines.torch_engine import TorchEngine
 from harness.flops import asked
+from harness.journal import MEASURED
 from harness.learner import explained_variance
 from harness.policy import Policy
 from harness.spec import CURRENCIES, Budget
@@ -25,7 +26,6 @@ each_learner = pytest.mark.parametrize("learner", LEARNERS)
 with_critic = pytest.mark.parametrize("learner", ["ppo separate", "ppo shared"])
 SEVERAL = {"epochs": 2, "minibatches": 2}
 KL_IN = {place: {"placement": place, "coefficient": 0.1} for place in ("reward", "loss")}
-MEASURED = ("time/", "throughput/", "memory/", "budget/device_seconds")
 
 
 def spec(learner, *, critic=None, **tables):

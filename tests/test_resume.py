@@ -13,10 +13,9 @@ from typer.testing import CliRunner
 
 from harness.bench_record import RunRow, evidence_of, locked
 from harness.cli import app
-from harness.journal import read_json, read_lines
+from harness.journal import MEASURED, read_json, read_lines
 from harness.types import UserError
 
-MEASURED = ("time/", "throughput/", "memory/", "budget/device_seconds")
 SMALL = (
     "budget.samples=512", "rollout.prompts_per_step=2", "eval.questions=8", "eval.every=0.4", "critic.warmup_steps=2",
     "checkpoint.every_s=0.2",

@@ -3,7 +3,7 @@
 import pytest
 import tiny
 
-from harness.journal import read_lines
+from harness.journal import MEASURED, read_lines
 from harness.training import train_to_the_end
 from harness.worker import Job, Registry, assemble
 
@@ -12,7 +12,6 @@ REGISTRY = Registry(
     tasks={"tiny": "tiny:TASK"},
     engines={"torch": "harness.engines.torch_engine:build"},
 )
-MEASURED = ("time/", "throughput/", "memory/", "budget/device_seconds")
 
 
 @pytest.mark.parametrize("arm", ["ppo", "grpo"])
