@@ -9,7 +9,6 @@ that was ended, by whatever, can be resumed: what is finished is kept, and what 
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import secrets
 import time
@@ -30,6 +29,7 @@ from harness.journal import read_json, read_lines, write_json
 from harness.models import locate
 from harness.progress import Display, duration
 from harness.spec import SCHEMA_VERSION, BenchSpec
+from harness.spec_file import recorded
 from harness.tracking import Status, Tracker
 from harness.tracking_store import redact
 from harness.types import EvidenceError, InfrastructureError, Task, UserError
@@ -103,10 +103,7 @@ class Benchmark:
             raise UserError(f"--resume {folder.name}: {path} is not there")
         record = read_json(path)
         try:
-            spec, rows = (
-                BenchSpec.model_validate_json(json.dumps(record["spec"])),
-                [RunRow(**row) for row in record["runs"]],
-            )
+            spec, rows = recorded(record["spec"]), [RunRow(**row) for row in record["runs"]]
             known = {key: record[key] for key in ("status", "profile", "command", "created", "environment")}
         except (KeyError, TypeError, ValidationError) as error:
             raise EvidenceError(f"{path}: not a benchmark's record ({str(error).splitlines()[0][:200]})") from None
@@ -203,7 +200,9 @@ class Benchmark:
     def _evaluate_base(self, tracker: Tracker, display: Display) -> None:
         """What the policy can do before training. A fault here would meet every run, so it ends the benchmark."""
         display.start_base()
-        if self._base_is_kept(tracker):
+        if kept := self._kept_base():
+            for evaluation in kept:
+                tracker.log_eval(None, evaluation["task"], 0, evaluation["metrics"])
             return
         spec = self.bench.run_spec(next(iter(self.bench.arms)))
         job = Job("base", spec, self.bench.seeds[0], self.folder / BASE, self.registry)
@@ -313,15 +312,10 @@ class Benchmark:
             evaluation = read_json(path)
             tracker.log_eval(run, evaluation["task"], evaluation["step"], evaluation["metrics"])
 
-    def _base_is_kept(self, tracker: Tracker) -> bool:
-        """Whether the base policy was evaluated, on all tasks, before the benchmark was ended."""
+    def _kept_base(self) -> list[dict[str, Any]]:
+        """The base policy's evaluations, where they were all made before the benchmark was ended."""
         paths = [self.folder / BASE / "evals" / f"base-{task}.json" for task in self.bench.eval.tasks]
-        if not (self.resuming and all(path.is_file() for path in paths)):
-            return False
-        for path in paths:
-            evaluation = read_json(path)
-            tracker.log_eval(None, evaluation["task"], 0, evaluation["metrics"])
-        return True
+        return [read_json(path) for path in paths] if self.resuming and all(p.is_file() for p in paths) else []
 
     def _note_changes(self, display: Display) -> None:
         """A run that goes on with other libraries is not the run that it would have been."""

@@ -63,17 +63,25 @@ def packed(prompt_lengths: Sequence[int], lengths: Sequence[int] = ()) -> Shape:
 
 @dataclass(frozen=True)
 class Work:
-    """A batch's response tokens, and one forward over it: as asked for, and as it is run when it is one part."""
+    """A step's response tokens, and one forward over its batch as asked for."""
 
     tokens: int
     asked: Shape
-    packed: Shape
 
     @classmethod
     def of(cls, batch: RolloutBatch) -> Work:
-        prompts, lengths = batch.prompt_mask.sum(1).tolist(), batch.mask.sum(1).long().tolist()
-        responses = zip(batch.prompt_of.tolist(), lengths, strict=True)
-        return cls(sum(lengths), asked(prompts, responses), packed(prompts, lengths))
+        prompts, lengths = token_counts(batch)
+        return cls(sum(lengths), asked(prompts, zip(batch.prompt_of.tolist(), lengths, strict=True)))
+
+
+def packed_forward(batch: RolloutBatch) -> Shape:
+    """One forward over a batch, as it is run."""
+    return packed(*token_counts(batch))
+
+
+def token_counts(batch: RolloutBatch) -> tuple[list[int], list[int]]:
+    """Tokens of each distinct prompt, and of each completion."""
+    return batch.prompt_mask.sum(1).tolist(), batch.mask.sum(1).long().tolist()
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def keep_steps(path: Path, last: int) -> None:
     if not path.is_file():
         return
     kept = b"".join(encode_line(record) for record in read_lines(path) if int(record["step"]) <= last)
-    _replace(path, kept)
+    replace_file(path, kept)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -136,10 +136,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def write_json(path: Path, obj: Any) -> None:
     """Write `obj` so that a reader sees the old file or the new one, never a part. Non-finite numbers become null."""
     text = json.dumps(_finite(obj, "", []), allow_nan=False, indent=2) + "\n"
-    _replace(path, text.encode("ascii"))
+    replace_file(path, text.encode("ascii"))
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Through a temporary file beside it: a reader sees the old file or the new one, never half of either."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,8 @@ class HostMemory:
         try:
             self._rss = KernelPeak()
         except OSError:
-            self._rss = Sampled(lambda: psutil.Process().memory_info().rss)
+            process = psutil.Process()
+            self._rss = Sampled(lambda: process.memory_info().rss)
 
     def reset(self) -> None:
         self._rss.reset()

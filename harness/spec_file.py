@@ -137,9 +137,14 @@ def merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     return both
 
 
+def recorded(spec: Mapping[str, Any]) -> BenchSpec:
+    """A benchmark from its resolved settings, as bench.json has them. Raises ValidationError."""
+    return BenchSpec.model_validate(tuples(dict(spec)))
+
+
 def chosen_settings(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Of resolved settings, as bench.json has them, those that are not the defaults. Raises ValidationError."""
-    return BenchSpec.model_validate(tuples(dict(spec))).model_dump(mode="json", exclude_defaults=True)
+    """Of resolved settings those that are not the defaults. Raises ValidationError."""
+    return recorded(spec).model_dump(mode="json", exclude_defaults=True)
 
 
 def tuples(value: Any) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 from algorithms.losses import aggregate_count
 from harness.batch import Algorithm, Credit, LossTerms, Mean, PolicyOutputs, RolloutBatch
 from harness.collate import micro_batches, minibatches
-from harness.flops import ForwardCost, Work
+from harness.flops import ForwardCost, Work, packed_forward
 from harness.meter import Meter
 from harness.policy import Critic, Policy
 from harness.spec import RunSpec
@@ -243,7 +243,7 @@ class Updater:
         useful = (3 if backward else 1) * self.cost.forward(shape) * share
         executed = 0.0
         for part in parts:
-            run = Work.of(part).packed if logits else Work.of(part).packed.without_logits()
+            run = packed_forward(part) if logits else packed_forward(part).without_logits()
             kept = kept_for_backward(int(run.logits), self.words)
             executed += self.cost.executed(run, backward=backward, logits_kept=kept)
         self.meter.count(phase, tokens=round(work.tokens * share), flops=useful, executed=executed)

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.journal import replace_file
 from harness.types import UserError
 from reports import html, junit, markdown
 from reports.combine import combine
@@ -40,27 +39,8 @@ def write(comparison: Comparison, folder: Path) -> Comparison:
         "report.html": html.render(comparison),
     }
     for name, content in made.items():
-        replace_file(folder / name, content)
+        replace_file(folder / name, content.encode("utf-8"))
     return comparison
-
-
-def replace_file(path: Path, content: str) -> None:
-    """Through a temporary file beside it: a reader sees the old file or the new one, never half of either."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
-    ) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(content)
-            file.flush()
-            # Temporary files are private; a report is as readable as any new file.
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(temporary, 0o666 & ~mask)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.gates import Gate, Outcome
+from harness.journal import replace_file
 from harness.regress import Regression
 from harness.types import InfrastructureError
 from reports import text
-from reports.build import replace_file
 from reports.junit import Case, document
 from reports.markdown import escaped, row
 
@@ -115,11 +115,8 @@ def write(folder: Path, regression: Regression) -> None:
         "regress.md": markdown(regression),
         "regress.xml": junit(regression),
     }
-    try:
-        for name, content in made.items():
-            replace_file(folder / name, content)
-    except OSError as error:
-        raise InfrastructureError(f"{folder}: cannot be written ({error.strerror})") from None
+    for name, content in made.items():
+        replace_file(folder / name, content.encode("utf-8"))
 
 
 def append_summary(path: Path, content: str) -> bool:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
 from harness import vocabulary
-from harness.flops import ForwardCost, Shape, Work, asked, causal, packed
+from harness.flops import ForwardCost, Shape, Work, asked, causal, packed, packed_forward
 from harness.policy import checkpoint_layers
 
 aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
@@ -90,10 +90,11 @@ def test_sharing_a_prompt_saves_its_repetitions():
 
 def test_linear_maps_never_run_padding():
     policy = tiny.policy()
-    work = Work.of(tiny.batch(policy, tiny.RAGGED))
-    assert work.packed.tokens == work.asked.tokens
-    assert work.packed.logits == work.asked.logits == work.tokens
-    assert work.packed.pairs > work.asked.pairs
+    batch = tiny.batch(policy, tiny.RAGGED)
+    work, run = Work.of(batch), packed_forward(batch)
+    assert run.tokens == work.asked.tokens
+    assert run.logits == work.asked.logits == work.tokens
+    assert run.pairs > work.asked.pairs
 
 
 def test_what_is_asked_for_does_not_depend_on_how_it_is_batched():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.journal import Journal, append_line, encode_line, read_json, read_lines, write_json
+from harness.journal import Journal, append_line, encode_line, read_json, read_lines, replace_file, write_json
 from harness.types import EvidenceError, InfrastructureError
 
 
@@ -129,6 +129,14 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert read_json(path) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    (path / "in the way").mkdir(parents=True)
+    with pytest.raises(InfrastructureError, match=r"report\.html: cannot be written \(Is a directory\)"):
+        replace_file(path, b"new")
     assert list(tmp_path.iterdir()) == [path]
 
 

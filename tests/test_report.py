@@ -4,14 +4,13 @@ import base64
 import json
 import re
 from html.parser import HTMLParser
-from unittest.mock import Mock
 from xml.etree import ElementTree
 
 import pytest
 from synthetic_bench import TASKS, read_json, write_bench, write_json
 
 from reports import figures, text
-from reports.build import build, replace_file
+from reports.build import build
 
 HOSTILE = "<script>alert(1)</script></svg></pre>\0\x1b[31m\u202eevil\ud800 &amp; $x$" + "y" * 3000
 
@@ -269,15 +268,6 @@ def test_an_invalid_metric_fails_its_test_case(tmp_path):
     suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
     assert suite.get("failures") == suite.get("tests")
     assert "PPO seed 0 diverged" in suite[0].find("failure").get("message")
-
-
-def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):
-    path = tmp_path / "report.html"
-    replace_file(path, "whole")
-    monkeypatch.setattr("reports.build.os.replace", Mock(side_effect=OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        replace_file(path, "new")
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("report.html", "whole")]
 
 
 def test_the_embedded_data_is_the_comparison(usual, source):
