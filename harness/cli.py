@@ -14,7 +14,7 @@ from rich.console import Console
 
 from harness.spec import BenchSpec
 from harness.spec_file import load_bench, profiles_of
-from harness.tracking_store import check_bench_id
+from harness.tracking_store import BENCH_ID, check_bench_id
 from harness.types import UserError
 from harness.worker import Registry
 
@@ -238,6 +238,34 @@ def report(
     else:
         _, folder = build_combined(folders, out_folder)
     out.print(f"report: {folder.resolve() / 'report.html'}", markup=False)
+
+
+@app.command()
+def trend(
+    suite: SuiteArgument,
+    last: Annotated[int, typer.Option(min=1, max=200, help="the newest benchmarks, at most this many")] = 50,
+    profile_name: Annotated[str | None, typer.Option("--profile", help="only benchmarks of this profile")] = None,
+    out_file: Annotated[Path | None, typer.Option("--out", help="the page, if not runs/trend-SUITE.html")] = None,
+    out_folder: RunsOption = Path("runs"),
+) -> None:
+    """Show how a suite's benchmarks went over time, from MLflow alone, as one page."""
+    from harness.tracking_fetch import past_benchmarks
+    from harness.tracking_store import tracking_uri
+    from reports.trend import history
+    from reports.trend_page import write
+    from reports.trend_read import FILES, MOST_BYTES
+
+    name = load_bench(Path(suite)).suite.name if suite.endswith(".toml") else suite
+    if not BENCH_ID.fullmatch(name):
+        raise UserError(f"suite {name!r}: letters, digits, '.', '_' and '-' only")
+    past = past_benchmarks(
+        tracking_uri(None, out_folder), name, FILES, last=last, profile=profile_name, most_bytes=MOST_BYTES
+    )
+    # Before the file is named: reading refuses a profile that could not be part of a name.
+    found = history(f"{name}, profile {profile_name}" if profile_name else name, past)
+    path = out_file or out_folder / f"trend-{'-'.join(filter(None, (name, profile_name)))}.html"
+    write(path, found)
+    out.print(f"{len(found.counted)} of {len(found.entries)} benchmarks are counted: {path.resolve()}", markup=False)
 
 
 def benchmark_folder(bench_id: str, out_folder: Path, suite: str | None = None) -> Path:

@@ -1,4 +1,5 @@
-"""Finding benchmarks in MLflow and fetching them: a folder as a report needs it, rebuilt on any machine.
+"""Finding benchmarks in MLflow and fetching them: a folder as a report needs it, rebuilt on any machine, or a few files
+of many benchmarks, which a suite's history is read from.
 
 What a server says is not trusted: names and sizes are checked before anything is written.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,11 @@ from harness.tracking_store import (
     search,
     sqlite_file,
 )
-from harness.types import EvidenceError, InfrastructureError, UserError
+from harness.types import EvidenceError, InfrastructureError, Past, UserError
 
 # What a download may bring, whatever the server says.
 MAX_FILES, MAX_BYTES, MAX_DEPTH = 20_000, 2 << 30, 8
+PROFILE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 FILE_NAME = re.compile(r"(?!\.{1,2}$)[^\x00-\x1f\x7f/\\:]{1,200}")
 
 
@@ -73,6 +75,71 @@ def fetch(uri: str, wanted: str, dest: Path, suite: str | None = None) -> Path:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(got, target)
         return root
+
+
+def past_benchmarks(
+    uri: str, suite: str, names: Sequence[str], *, last: int, profile: str | None, most_bytes: int
+) -> Iterator[Past]:
+    """The newest benchmarks of a suite, newest first, at most `last`, each with its files of these names.
+
+    A file that is missing, cannot be had or is larger than `most_bytes` costs that file, not the others.
+
+    Raises:
+        UserError: there is no such benchmark. InfrastructureError: the server does not answer.
+    """
+    if profile is not None and not PROFILE.fullmatch(profile):
+        raise UserError(f"--profile {profile!r}: letters, digits, '.', '_' and '-' only")
+    with _reported(uri), tempfile.TemporaryDirectory(prefix="paribus-") as scratch:
+        # Connecting would create the file.
+        file = sqlite_file(uri)
+        client = connect(uri) if file is None or file.exists() else None
+        experiment = client.get_experiment_by_name(suite) if client else None
+        only = f" and params.profile = '{profile}'" if profile else ""
+        runs = experiment and search(client, [experiment.experiment_id], benchmark_filter(None) + only, limit=last)
+        if not runs:
+            which = f" with the profile {profile!r}" if profile else ""
+            raise UserError(f"MLflow at {redact(uri)}: no benchmark of suite {suite!r}{which}")
+        for run in runs:
+            files, faults = _few(client, run.info.run_id, names, Path(scratch), most_bytes)
+            bench_id = run.data.tags.get("paribus.bench_id", "")
+            if not BENCH_ID.fullmatch(bench_id):
+                bench_id, files = f"run {run.info.run_id}", {}
+                faults = dict.fromkeys(names, "MLflow has no valid benchmark id of it")
+            yield Past(bench_id, run.info.status, int(run.info.start_time or 0), files, faults)
+
+
+def _few(
+    client: Any, run_id: str, names: Sequence[str], scratch: Path, most_bytes: int
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """(content by name, fault by name) of files at the top of a run's artifacts."""
+    files, faults = {}, {}
+    sizes: dict[str, int] = {}
+    for name in names:
+        try:
+            if not sizes:
+                sizes = {each.path: each.file_size or 0 for each in client.list_artifacts(run_id) if not each.is_dir}
+            files[name] = _content(client, run_id, name, sizes, scratch, most_bytes)
+        except UserError as error:
+            faults[name] = str(error)
+        except Exception as error:
+            # Is it this file or the server? One that is gone raises here, too.
+            client.get_run(run_id)
+            faults[name] = cause(error)
+    return files, faults
+
+
+def _content(client: Any, run_id: str, name: str, sizes: Mapping[str, int], scratch: Path, most_bytes: int) -> bytes:
+    """Raises EvidenceError where the file is missing or too large."""
+    if name not in sizes:
+        raise EvidenceError("MLflow does not have it")
+    content = b""
+    if sizes[name] <= most_bytes:
+        with Path(client.download_artifacts(run_id, name, str(scratch))).open("rb") as got:
+            # What a server claims of a size is not always what it sends.
+            content = got.read(most_bytes + 1)
+    if max(sizes[name], len(content)) > most_bytes:
+        raise EvidenceError(f"larger than {most_bytes // 2**20} MiB")
+    return content
 
 
 def _find(uri: str, wanted: str, suite: str | None) -> tuple[Any, Any]:

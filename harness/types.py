@@ -84,6 +84,20 @@ class Rollout:
     reward: Reward
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A benchmark that was run before, as a tracking server lists it.
+
+    state: the server's own word. began: milliseconds since 1970. files: content by name; faults: why one is not there.
+    """
+
+    bench_id: str
+    state: str
+    began: int
+    files: Mapping[str, bytes]
+    faults: Mapping[str, str]
+
+
 class Task(NamedTuple):
     """What a suite trains and is judged on.
 

@@ -20,11 +20,13 @@ from matplotlib.figure import Figure
 
 # Placeholders that no palette uses; they become CSS variables in the SVG.
 INK, RULE, MUTED = "#010203", "#020304", "#030405"
+PAPER = "#08090a"
 ARMS = ("#040506", "#050607", "#060708", "#070809")
 _VARIABLES = {
     INK: "var(--ink,#222)",
     RULE: "var(--rule,#ccc)",
     MUTED: "var(--muted,#777)",
+    PAPER: "var(--card,#fff)",
     ARMS[0]: "var(--arm0,#0072b2)",
     ARMS[1]: "var(--arm1,#d55e00)",
     ARMS[2]: "var(--arm2,#009e73)",

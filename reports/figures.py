@@ -36,7 +36,7 @@ def verdict_bar(metric: Metric, arms: Sequence[str], margin: float | None) -> st
             ax.axvspan(-100 * margin, 100 * margin, color=RULE, alpha=0.55, lw=0)
         ax.axvline(0, color=MUTED, lw=1)
         ax.set(xlim=(-reach, reach), ylim=(-1, 1), yticks=[])
-        ax.xaxis.set_major_formatter(_signed)
+        ax.xaxis.set_major_formatter(signed)
         a, b = (text.arm_name(arm) for arm in arms[:2])
         ax.set_xlabel(f"{a} − {b}, percentage points")
         ax.text(0.01, 1.04, f"← {b} better", transform=ax.transAxes, fontsize=9, ha="left", va="bottom")
@@ -91,7 +91,7 @@ def accuracy(comparison: Comparison) -> str | None:
         right.axvline(0, color=MUTED, lw=1)
         names = " − ".join(text.arm_name(arm) for arm in arms[:2])
         right.set(ylim=left.get_ylim(), yticks=[], xlabel=f"{names}, percentage points")
-        right.xaxis.set_major_formatter(_signed)
+        right.xaxis.set_major_formatter(signed)
         right.grid(axis="y", visible=False)
         if not any(metric.difference and metric.difference.estimate.mean is not None for metric in metrics):
             right.set_visible(False)
@@ -213,5 +213,5 @@ def _with_unit(name: str, unit: str) -> str:
     return name if unit in name.lower() else f"{name}, {unit}"
 
 
-_signed = FuncFormatter(lambda value, _: f"{value:+.3g}".replace("-", text.MINUS) if abs(value) > 1e-9 else "0")
+signed = FuncFormatter(lambda value, _: f"{value:+.3g}".replace("-", text.MINUS) if abs(value) > 1e-9 else "0")
 _plain_number = FuncFormatter(lambda value, _: f"{value:.3g}".replace("-", text.MINUS))

@@ -29,13 +29,11 @@ _SYMBOLS = {"bad": "✗", "good": "=", "open": "?", "win": "▲"}
 def render(comparison: Comparison) -> str:
     """The whole page. The same comparison gives the same bytes."""
     bench, matching = comparison.bench, comparison.bench["matching"]
-    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     kind = "open" if comparison.unfit else _KINDS.get(comparison.verdict, "win")
     arms = comparison.arms
     budget, kinds = bench["budget"], _kind_names(comparison)
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             c=comparison,
@@ -69,18 +67,25 @@ def render(comparison: Comparison) -> str:
             packages=sorted(((bench.get("environment") or {}).get("packages") or {}).items()),
             spec=tables.flat(bench.get("spec") or {}),
             downloads=_downloads(comparison),
-            css=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
-            script=Markup(script),
-            script_hash=digest,
+            **assets(),
         )
     )
 
 
-def _environment() -> Environment:
+def assets() -> dict[str, str]:
+    """Style and script of every page, and the hash by which its content policy allows that script alone."""
+    css, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"css": Markup(css), "script": Markup(script), "script_hash": digest}
+
+
+def environment() -> Environment:
+    """How every page is made: escaped, and with what cannot be seen made visible."""
+
     def clean(value: Any) -> Any:
         return text.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
-    environment = Environment(
+    made = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -88,9 +93,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=clean,
     )
-    environment.filters["arm"] = text.arm_name
-    environment.filters["tight"] = text.tight
-    return environment
+    made.filters["arm"] = text.arm_name
+    made.filters["tight"] = text.tight
+    return made
 
 
 def _audit(comparison: Comparison) -> tuple[str, str]:

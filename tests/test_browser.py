@@ -13,9 +13,12 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pypdf import PdfReader
 from synthetic_bench import TASKS, write_bench
+from synthetic_history import SUITE, nights, past
 
 from reports.build import build
 from reports.series import AXES
+from reports.trend import history
+from reports.trend_page import write
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium here (Debian: apt-get install chromium)")
@@ -227,3 +230,20 @@ def test_odd_benchmarks_are_right_and_readable(tmp_path, visit, name):
         expect(page.get_by_text(said).first).to_be_visible()
         assert overflows(page) == [0, 0]
         assert page.evaluate("window.hurt") is None
+
+
+def test_the_trend_page_has_no_serious_fault_and_does_not_scroll_sideways(tmp_path, visit):
+    path = tmp_path / "trend.html"
+    write(path, history(SUITE, [*nights(20), past(21, comparison__problem=HOSTILE.replace("\0", "") + "x" * 3000)]))
+    with visit(path, viewport={"width": 375, "height": 800}) as page:
+        data = page.get_by_text("Data of this figure")
+        assert data.count() == page.locator("figure svg").count() == 3
+        data.first.focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("#difference table")).to_be_visible()
+        page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+        found = Axe().run(page).response["violations"]
+        page.emulate_media(color_scheme="dark")
+        found += Axe().run(page, options={"runOnly": ["color-contrast"]}).response["violations"]
+        assert [fault["id"] for fault in found if fault["impact"] in ("serious", "critical")] == []
+        assert overflows(page) == [0, 0]

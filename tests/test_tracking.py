@@ -16,13 +16,15 @@ from typing import Any
 
 import pytest
 from mlflow_server import Server, wait_for
+from synthetic_history import SUITE, past, store
 
 from harness import tracking, tracking_fetch
 from harness.exposure import server_warnings
 from harness.tracking import Tracker
-from harness.tracking_fetch import fetch, find_benchmark
+from harness.tracking_fetch import fetch, find_benchmark, past_benchmarks
 from harness.tracking_store import cause, children, connect, flatten, redact, sanitise, search
 from harness.types import EvidenceError, InfrastructureError, UserError
+from reports.trend_read import FILES, MOST_BYTES
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +132,25 @@ def test_benchmark_on_a_server_is_complete_and_comes_back_as_the_same_folder(
     assert got == tmp_path / "elsewhere" / "b-server"
     assert contents(got) == contents(original)
     assert capfd.readouterr() == ("", "")
+
+
+HISTORY = {"last": 50, "profile": None, "most_bytes": MOST_BYTES}
+
+
+def test_a_suites_history_is_read_over_http(server: Server) -> None:
+    store(server.uri, every := [past(1), past(2)])
+    assert list(past_benchmarks(server.uri, SUITE, FILES, **HISTORY)) == every[::-1]
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_while_a_history_is_read_is_one_line(server: Server) -> None:
+    store(server.uri, [past(1), past(2)])
+    reading = past_benchmarks(server.uri, SUITE, FILES, **HISTORY)
+    next(reading)
+    server.kill()
+    with pytest.raises(InfrastructureError, match=f"MLflow at {server.uri}: Connection refused"):
+        next(reading)
+    server.start()
 
 
 def test_a_server_as_it_is_started_by_default_is_open_to_all_and_warned_of(server: Server) -> None:
