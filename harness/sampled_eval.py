@@ -7,15 +7,14 @@ the same random numbers.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from harness.engines.base import Engine, Request, Sampling
+from harness.pass_rates import majority, pass_at, sizes
 from harness.policy import Policy
 from harness.spec import EvalTable
-from harness.types import Prompt, Reward, Task, stable_hash
+from harness.types import Prompt, Task, stable_hash
 
 
 def sampled(
@@ -41,27 +40,3 @@ def sampled(
     metrics[f"majority_at_{count}"] = sum(majorities) / len(majorities)
     rows = [{"sampled_correct": c, "majority_correct": m} for c, m in zip(right, majorities, strict=True)]
     return metrics, rows
-
-
-def sizes(count: int) -> list[int]:
-    """1, 2, 4, … and `count` itself."""
-    return sorted({2**power for power in range(count.bit_length()) if 2**power <= count} | {count})
-
-
-def pass_at(k: int, count: int, right: int) -> float:
-    """1 − C(n − c, k) / C(n, k): the chance that k of n answers, c of them right, hold a right one.
-
-    Unbiased, unlike 1 − (1 − c/n)ᵏ (Chen et al., Evaluating Large Language Models Trained on Code, 2021).
-    """
-    assert 1 <= k <= count
-    return 1.0 - math.comb(count - right, k) / math.comb(count, k)
-
-
-def majority(verdicts: Sequence[Reward]) -> bool:
-    """Whether the answer given most often is right; of those given equally often, the one given first counts."""
-    given = [verdict for verdict in verdicts if verdict.extracted is not None]
-    if not given:
-        return False
-    # most_common keeps the order of first appearance among equals.
-    winner = Counter(verdict.extracted for verdict in given).most_common(1)[0][0]
-    return next(verdict.correct for verdict in given if verdict.extracted == winner)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from harness.pass_rates import MOST_SAMPLES
 from harness.spec_faults import one_line
 from harness.types import UserError
 
@@ -166,7 +167,7 @@ class EvalTable(Table):
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
     """Held-out sets of the suite's task, or names of lm-eval tasks; the first one is the primary one."""
     max_completion_tokens: Count | None = None
-    samples: Whole = 0
+    samples: Annotated[int, Field(ge=0, le=MOST_SAMPLES)] = 0
     """Answers sampled to each question beside the greedy one, for pass@k and majority@k."""
     temperature: Positive = 1.0
     """At which those are sampled."""

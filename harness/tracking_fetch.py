@@ -16,6 +16,7 @@ from typing import Any
 
 from harness.tracking_store import (
     BENCH_ID,
+    artifacts,
     benchmark_filter,
     cause,
     check_bench_id,
@@ -58,19 +59,20 @@ def fetch(uri: str, wanted: str, dest: Path, suite: str | None = None) -> Path:
     with _reported(uri):
         client, parent = _find(uri, wanted, suite)
         root = _inside(dest, parent.data.tags["paribus.bench_id"])
-        runs: dict[tuple[str, ...], str] = {(): parent.info.run_id}
+        runs: dict[tuple[str, ...], Any] = {(): parent}
         for child in reversed(children(client, parent.info.experiment_id, parent.info.run_id)):
-            runs[(_inside(root, folder_name(child)).name,)] = child.info.run_id
+            runs[(_inside(root, folder_name(child)).name,)] = child
         root.mkdir(parents=True, exist_ok=True)
         files = bytes_ = 0
         with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as scratch:
-            for folder, run_id in runs.items():
-                for path, claimed in _artifacts(client, run_id):
+            for folder, run in runs.items():
+                repository = artifacts(run, uri)
+                for path, claimed in _listed(repository, run.info.run_id):
                     target = _inside(root, *folder, *path.split("/"))
                     files += 1
                     if files > MAX_FILES or bytes_ + claimed > MAX_BYTES:
                         raise EvidenceError(f"{redact(uri)}: more than {MAX_FILES} files or {MAX_BYTES} bytes")
-                    got = Path(client.download_artifacts(run_id, path, scratch))
+                    got = Path(repository.download_artifacts(path, scratch))
                     bytes_ += got.stat().st_size
                     target.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(got, target)
@@ -160,12 +162,12 @@ def _find(uri: str, wanted: str, suite: str | None) -> tuple[Any, Any]:
     raise UserError(f"MLflow at {redact(uri)}: no benchmark{which}")
 
 
-def _artifacts(client: Any, run_id: str) -> Iterator[tuple[str, int]]:
+def _listed(repository: Any, run_id: str) -> Iterator[tuple[str, int]]:
     """(path, size the server claims) of every file of a run; names are checked by whoever writes them."""
     folders, listed = [""], 0
     while folders:
         folder = folders.pop()
-        for entry in client.list_artifacts(run_id, folder or None):
+        for entry in repository.list_artifacts(folder or None):
             listed += 1
             if listed > MAX_FILES or entry.path.count("/") > MAX_DEPTH:
                 raise EvidenceError(f"run {run_id}: too many artifacts, or nested too deep")

@@ -1,13 +1,12 @@
 """Several tasks and seeds in one number: interquartile mean, probability of improvement, performance profile.
 
-After Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice (NeurIPS 2021); and Holm's
-correction for having looked at several tasks. The intervals resample the seeds within every task. Three seeds give such
-a resampling little to draw from, and its intervals are too short then: they describe, the crossed interval judges.
+After Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice (NeurIPS 2021). The intervals
+resample the seeds within every task. Three seeds give such a resampling little to draw from, and its intervals are too
+short then: they describe, the crossed interval judges.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -37,7 +36,7 @@ class Aggregate:
     """Final accuracies of all tasks and seeds together. tasks: those that every arm has values on.
 
     improvement: how likely a run of the first arm is to end above one of the second on the same task, a tie counting
-        half. profile: arm → share of runs above each of `levels`, a mean over tasks. adjusted: task → Holm's p.
+        half. profile: arm → share of runs above each of `levels`, a mean over tasks.
     """
 
     tasks: tuple[str, ...]
@@ -46,7 +45,6 @@ class Aggregate:
     improvement: Interval | None
     levels: tuple[float, ...]
     profile: Mapping[str, tuple[float, ...]]
-    adjusted: Mapping[str, float]
 
 
 def interquartile_mean(*tasks: Array, axis: int = -1) -> Array:
@@ -85,20 +83,6 @@ def stratified_bootstrap(
     return Interval(value, float(found.low), float(found.high))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """The i-th smallest of m p-values times m − i + 1, never falling, at most 1.
-
-    Holm, Scandinavian Journal of Statistics 6 (1979). Claiming only what stays below α makes any false
-    claim at most as likely as α.
-    """
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = highest
-    return adjusted
-
-
 def aggregate(accuracies: Mapping[str, Metric], compared: Sequence[str], rng: np.random.Generator) -> Aggregate | None:
     """All tasks' final accuracies together; None where no task has a value in every arm."""
     scores: dict[str, list[Array]] = {}
@@ -118,8 +102,6 @@ def aggregate(accuracies: Mapping[str, Metric], compared: Sequence[str], rng: np
         improvement = stratified_bootstrap(probability_of_improvement, pair, rng)
     every = np.concatenate([kept for own in scores.values() for kept in own])
     levels = np.linspace(float(every.min()), float(every.max()), PROFILE_LEVELS)
-    found = {t: m.difference.estimate.p_value for t, m in accuracies.items() if m.difference}
-    p_values = {task: p for task, p in found.items() if p is not None and math.isfinite(p)}
     return Aggregate(
         tasks=tuple(tasks),
         missing=missing,
@@ -127,7 +109,6 @@ def aggregate(accuracies: Mapping[str, Metric], compared: Sequence[str], rng: np
         improvement=improvement,
         levels=tuple(levels.tolist()),
         profile={arm: tuple(performance_profile(own, levels).tolist()) for arm, own in scores.items()},
-        adjusted=dict(zip(p_values, holm(list(p_values.values())), strict=True)),
     )
 
 

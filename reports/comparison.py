@@ -14,7 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from reports import critic_charge, examples, findings, metrics, phases, series, stats, text, words
+from reports import (
+    accuracy,
+    critic_charge,
+    examples,
+    findings,
+    metrics,
+    phases,
+    series,
+    several_tasks,
+    stats,
+    text,
+    words,
+)
 from reports.critic_charge import Charge
 from reports.examples import Examples
 from reports.findings import Findings
@@ -56,6 +68,7 @@ class Comparison:
     tasks: tuple[TaskResult, ...]
     headline: str
     detail: str
+    across_tasks: str
     cost: str
     limits: str
     reward: Mapping[str, Curves]
@@ -81,6 +94,12 @@ class Comparison:
     def judged(self) -> bool:
         """Whether there is a difference between two arms to judge."""
         return any(metric.difference for metric in self.metrics)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether one seed in an arm leaves every difference without a verdict, which need not be said of each."""
+        found = [metric.difference for metric in self.metrics if metric.difference]
+        return any(1 in one.estimate.n for one in found) and all(one.verdict.label == "no verdict" for one in found)
 
     @property
     def verdict(self) -> str:
@@ -117,6 +136,7 @@ class Comparison:
             "problem": self.problem,
             "sentence": self.headline,
             "detail": self.detail,
+            "across_tasks": self.across_tasks,
             "cost": self.cost,
             "limits": self.limits,
             "runs": [
@@ -147,8 +167,13 @@ class Comparison:
 def compare(records: Records) -> Comparison:
     """Judge a benchmark. Never fails on runs that failed; it says so instead."""
     problem = _problem(records)
-    rows = [*metrics.accuracy_metrics(records, problem), *metrics.run_metrics(records, problem)]
     tasks = records.tasks
+    found = [
+        *accuracy.accuracy_metrics(records, problem),
+        *metrics.run_metrics(records, problem),
+        *accuracy.sampled_metrics(records, problem),
+    ]
+    rows = several_tasks.corrected(found, tasks[0] if tasks else "")
     comparison = Comparison(
         bench=records.bench,
         arms=records.arms,
@@ -160,6 +185,7 @@ def compare(records: Records) -> Comparison:
         tasks=tuple(_task(records, task) for task in tasks),
         headline="",
         detail="",
+        across_tasks="",
         cost="",
         limits="",
         reward=series.reward_curves(records),
@@ -220,6 +246,7 @@ def _with_words(comparison: Comparison) -> Comparison:
         comparison,
         headline=headline,
         detail=detail,
+        across_tasks=words.across_tasks(_verdicts_by_task(comparison)),
         cost=" ".join(filter(None, costs)),
         limits=words.limits(
             str(bench["suite"]),
@@ -229,6 +256,11 @@ def _with_words(comparison: Comparison) -> Comparison:
             str(bench.get("regime", "")).replace("_", " "),
         ),
     )
+
+
+def _verdicts_by_task(comparison: Comparison) -> dict[str, Verdict]:
+    found = {result.task: comparison.metric(f"eval/{result.task}/accuracy") for result in comparison.tasks}
+    return {task: metric.difference.verdict for task, metric in found.items() if metric and metric.difference}
 
 
 def _problem(records: Records) -> str | None:

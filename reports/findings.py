@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from reports import aggregate, bands, efficiency, paired, readings, series
+from reports import aggregate, bands, early_stopping, efficiency, paired, readings, series
 from reports.aggregate import Aggregate
 from reports.bands import Bands
+from reports.early_stopping import Stop
 from reports.efficiency import Area, Race
 from reports.metrics import Metric
 from reports.paired import Pairing
@@ -29,13 +30,17 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Findings:
-    """bands: name of a metric → axis → arm. pairings: one per task whose answers were kept."""
+    """bands: name of a metric → axis → arm. pairings: one per task whose answers were kept.
+
+    stops: one per task and finished run, where the training reward had policies to choose from.
+    """
 
     areas: tuple[Area, ...]
     races: tuple[Race, ...]
     bands: Mapping[str, Bands]
     pairings: tuple[Pairing, ...]
     readings: tuple[TaskReadings, ...]
+    stops: tuple[Stop, ...]
     aggregate: Aggregate | None
 
 
@@ -55,6 +60,7 @@ def gather(records: Records, rows: Sequence[Metric], problem: str | None, rng: n
         | {f"eval/{task}/accuracy": bands.bands(paths, rng) for task, paths in accuracy.items()},
         pairings=tuple(found for task in records.tasks if (found := paired.pairing(records, task))),
         readings=readings.readings(records, problem),
+        stops=early_stopping.stops(records),
         aggregate=aggregate.aggregate(accuracies, compared, rng),
     )
 
@@ -76,5 +82,6 @@ def to_json(found: Findings) -> dict[str, Any]:
         "bands": {name: bands.to_json(by_axis) for name, by_axis in found.bands.items()},
         "flips": [paired.to_json(pairing) for pairing in found.pairings],
         "readings": [readings.to_json(task) for task in found.readings],
+        "best_by_reward": [early_stopping.to_json(stop) for stop in found.stops],
         "aggregate": aggregate.to_json(found.aggregate) if found.aggregate else None,
     }

@@ -48,6 +48,7 @@ def render(comparison: Comparison) -> str:
             bar=panels.verdict(comparison),
             ratios=panels.headline_ratios(comparison),
             accuracy=panels.accuracy(comparison),
+            sampled=any("/majority_at_" in metric.name for metric in comparison.metrics),
             curves=panels.curve_sections(comparison),
             axes=AXES,
             memory=panels.memory(comparison),

@@ -27,14 +27,13 @@ def render(comparison: Comparison) -> str:
     ]
     for sentence in (comparison.detail, comparison.cost):
         lines += [escaped(sentence), ""] if sentence else []
-    two = comparison.judged
-    head = ["Metric", *(text.arm_name(arm) for arm in comparison.arms)]
-    head += [" − ".join(text.arm_name(arm) for arm in comparison.arms[:2]) + " (95 %)", "Verdict"] if two else []
+    judged = [title.replace("95 % interval", "95 %") for title in tables.difference_head(comparison)]
+    head = ["Metric", *(text.arm_name(arm) for arm in comparison.arms), *judged]
     shown = comparison.metrics if len(comparison.metrics) <= MOST_ROWS else comparison.metrics[: MOST_ROWS - 1]
-    lines += [row(head), row(["---", *["---:"] * (len(head) - (2 if two else 1)), *(["---"] if two else [])])]
+    lines += [row(head), row(["---" if title in ("Metric", "Verdict") else "---:" for title in head])]
     for metric in shown:
         cells = [metric.title, *(tables.arm_cell(metric, arm).partition("\n")[0] for arm in comparison.arms)]
-        cells += [tables.one_line(tables.interval_cell(metric)), tables.verdict_cell(metric)] if two else []
+        cells += [tables.one_line(cell) for cell in tables.judged_cells(comparison, metric)]
         lines.append(row(cells))
     if len(shown) < len(comparison.metrics):
         lines.append(row([f"{len(comparison.metrics) - len(shown)} more in report.html", *[""] * (len(head) - 1)]))

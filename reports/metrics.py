@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from reports import answers, series, stats
+from reports import series, stats
 from reports.records import Records, Run
 from reports.stats import Better, Estimate, Verdict
 
@@ -52,36 +52,6 @@ class Metric:
     difference: Difference | None
 
 
-def accuracy_metrics(records: Records, problem: str | None) -> list[Metric]:
-    metrics = []
-    margin = records.bench.get("margin")
-    for task in records.tasks:
-        finals = {arm: {run.seed: run.final(task) for run in records.of(arm)} for arm in records.arms}
-        if not any(e for runs in finals.values() for e in runs.values()) and task not in records.base:
-            continue
-        values = {
-            arm: {seed: e.metrics.get("accuracy") if e else None for seed, e in runs.items()}
-            for arm, runs in finals.items()
-        }
-        tables, fault = answers.tables(finals)
-        arms = {}
-        for arm, per_seed in values.items():
-            by_seed = stats.mean_interval(per_seed.values())
-            arms[arm] = arm_value(stats.crossed(tables[arm]) if tables and by_seed.n[0] > 1 else by_seed, per_seed)
-        pair = [tables[arm] for arm in records.compared] if tables else None
-        difference = judge(records.compared, values, margin, "higher", problem or fault, pair)
-        metrics.append(Metric(f"eval/{task}/accuracy", f"Accuracy, {task}", "fraction", "higher", arms, difference))
-        base = records.base[task].metrics.get("accuracy") if task in records.base else None
-        if base is not None:
-            gains = {arm: {s: None if v is None else v - base for s, v in own.items()} for arm, own in values.items()}
-            by_arm = {arm: arm_value(stats.mean_interval(own.values()), own) for arm, own in gains.items()}
-            # Both arms start from the same base, so the difference of the gains is the difference of the accuracies.
-            metrics.append(
-                Metric(f"eval/{task}/gain", f"Gain over base, {task}", "fraction", "higher", by_arm, difference)
-            )
-    return metrics
-
-
 def run_metrics(records: Records, problem: str | None) -> list[Metric]:
     """What is one number per run: reward, speed, what was spent, memory."""
     currency = str(records.bench["budget"].get("currency"))
@@ -119,6 +89,29 @@ def run_metrics(records: Records, problem: str | None) -> list[Metric]:
         better = None if name == f"budget/{currency}" else better
         metrics.append(Metric(name, title, unit, better, arms, judge(records.compared, values, None, better, problem)))
     return metrics
+
+
+def share(
+    name: str,
+    title: str,
+    values: Mapping[str, Mapping[int, float | None]],
+    tables: Mapping[str, stats.Array] | None,
+    better: Better,
+    compared: Sequence[str],
+    margin: float | None,
+    problem: str | None,
+) -> Metric:
+    """A share of questions. values: arm → seed → the share. tables: arm → [seeds, questions], where all were kept.
+
+    better: None where the share is described and not judged.
+    """
+    arms = {}
+    for arm, own in values.items():
+        by_seed = stats.mean_interval(own.values())
+        arms[arm] = arm_value(stats.crossed(tables[arm]) if tables and by_seed.n[0] > 1 else by_seed, own)
+    pair = [tables[arm] for arm in compared] if tables else None
+    difference = judge(compared, values, margin, better, problem, pair) if better else None
+    return Metric(name, title, "fraction", better, arms, difference)
 
 
 def judge(
@@ -175,6 +168,8 @@ def difference_to_json(found: Difference) -> dict[str, Any]:
         "within_margin": judged.within_margin,
         "mde": judged.mde,
         "seeds_needed": judged.seeds_needed,
+        "p_holm": judged.p_holm,
+        "alone": judged.alone,
         "method": found.estimate.method,
         "n": list(found.estimate.n),
         "missing": found.estimate.missing,

@@ -8,13 +8,14 @@ some of those were cut off by the length cap.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from reports import answers, metrics, stats
+from reports import answers, metrics, several_tasks, stats
 from reports.answers import Reading
 from reports.metrics import Metric
 from reports.records import Records
@@ -91,23 +92,21 @@ def readings(records: Records, problem: str | None) -> tuple[TaskReadings, ...]:
                 # A run without an evaluation has no row in the table, and is missing here.
                 measured = iter(tables[arm].mean(axis=1).tolist())
                 shares[arm] = {seed: next(measured) if final else None for seed, final in runs.items()}
-            arms = {
-                arm: metrics.arm_value(
-                    stats.crossed(tables[arm]) if len(tables[arm]) > 1 else stats.mean_interval(own.values()), own
-                )
-                for arm, own in shares.items()
-            }
-            pair = [tables[arm] for arm in records.compared]
-            difference = None
-            if rule.better:
-                limit = margin if rule.margin else None
-                difference = metrics.judge(records.compared, shares, limit, rule.better, problem or fault, pair)
-            rows.append(Metric(f"answers/{task}/{key}", rule.title, "fraction", rule.better, arms, difference))
+            limit = margin if rule.margin else None
+            name = f"answers/{task}/{key}"
+            rows.append(
+                metrics.share(name, rule.title, shares, tables, rule.better, records.compared, limit, problem or fault)
+            )
             if task in records.base:
                 base[key] = _share([rule.read(sample) for sample in records.base[task].samples])
         if rows:
             found.append(TaskReadings(task, base, tuple(rows)))
-    return tuple(found)
+    return _corrected(found, records.tasks)
+
+
+def _corrected(found: list[TaskReadings], tasks: Sequence[str]) -> tuple[TaskReadings, ...]:
+    rows = iter(several_tasks.corrected([row for one in found for row in one.rows], next(iter(tasks), "")))
+    return tuple(replace(one, rows=tuple(islice(rows, len(one.rows)))) for one in found)
 
 
 def to_json(found: TaskReadings) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from reports import tables, text
+from reports import several_tasks, tables, text
 from reports.comparison import Comparison
 from reports.efficiency import Arrival, Race
 from reports.series import AXES
@@ -25,6 +25,7 @@ def sections(comparison: Comparison) -> list[Section]:
     every = (
         areas(comparison),
         races(comparison),
+        early_stopping(comparison),
         holm(comparison),
         *readings(comparison),
         flips(comparison),
@@ -42,7 +43,9 @@ def areas(comparison: Comparison) -> Section:
         name, unit = AXES[area.axis]
         stretch = text.span(area.start, area.stop, unit)
         cells = (tables.arm_cell(area.metric, arm) for arm in comparison.arms)
-        rows.append((area.quantity.capitalize(), f"{name}\n{stretch}", *cells, *tables.judged_cells(area.metric)))
+        rows.append(
+            (area.quantity.capitalize(), f"{name}\n{stretch}", *cells, *tables.judged_cells(comparison, area.metric))
+        )
     how = (
         "The mean height of a run’s curve (the area under it, over its width) on the stretch of the axis that all runs"
         " cover: an arm that learns sooner leads here even where both end equal."
@@ -60,7 +63,8 @@ def races(comparison: Comparison) -> Section:
         cells = (_arrival(race.arms[arm], unit) for arm in comparison.arms)
         judged: tuple[str, ...] = ()
         if race.log_ratio:
-            judged = (_ratio(race), tables.verdict_words(race.log_ratio.verdict).replace(" better", " sooner"))
+            verdict = tables.verdict_words(race.log_ratio.verdict).replace(" better", " sooner")
+            judged = (_ratio(race).partition("\n")[0],) if comparison.undecided else (_ratio(race), verdict)
         rows.append((f"{race.quantity.capitalize()} {level}\n{race.goal}", name, *cells, *judged))
     how = (
         "What it took to reach a target that the suite declared, if it did, and to get half, and nine tenths, of the"
@@ -71,23 +75,44 @@ def races(comparison: Comparison) -> Section:
         f"{_first_task(comparison)}"
     )
     names = _names(comparison)
-    ratio = (f"{names[0]} ÷ {names[1]} (95 %)", "Verdict") if comparison.judged else ()
+    ratio: tuple[str, ...] = (f"{names[0]} ÷ {names[1]} (95 %)", "Verdict") if comparison.judged else ()
+    if comparison.undecided:
+        ratio = (f"{names[0]} ÷ {names[1]}",)
     return Section("How soon", how, Table(("Target", "Per", *names, *ratio), tuple(rows)), ("Target", "Per", "Verdict"))
+
+
+def early_stopping(comparison: Comparison) -> Section:
+    base = {result.task: result.base.metrics.get("accuracy") for result in comparison.tasks if result.base}
+    rows = []
+    for stop in comparison.findings.stops:
+        step = text.NONE if stop.step is None else f"step {stop.step:,}"
+        reward = text.quantity(stop.reward, "")
+        shares = (text.percent(share) for share in (base.get(stop.task), stop.accuracy, stop.final))
+        rows.append((stop.task, text.arm_name(stop.arm), str(stop.seed), step, reward, *shares))
+    how = (
+        "Of the policies of a run that were evaluated, the final one among them, the one before which the training"
+        " reward was highest (its mean over the steps since the evaluation before). Only training chooses here: picking"
+        " the best evaluation instead would let the questions choose the policy that they then judge."
+    )
+    head = ("Accuracy on", "Arm", "Seed", "Stopped after", "Reward before", "Base", "There", "At the end")
+    return Section("Had each run been stopped at its best training reward", how, Table(head, tuple(rows)), ())
 
 
 def holm(comparison: Comparison) -> Section:
     """Only where there are several tasks to have looked at."""
-    found = comparison.findings.aggregate
-    adjusted = found.adjusted if found else {}
     rows = []
-    for task, p in adjusted.items() if len(adjusted) > 1 else ():
-        metric = comparison.metric(f"eval/{task}/accuracy")
-        alone = metric.difference.estimate.p_value if metric and metric.difference else None
-        rows.append((task, _p(alone), _p(p), "yes" if p < 0.05 else "no"))
+    for result in comparison.tasks:
+        metric = comparison.metric(f"eval/{result.task}/accuracy")
+        found = metric.difference if metric else None
+        if found and found.verdict.p_holm is not None:
+            outlasts = found.verdict.p_holm < several_tasks.ALPHA
+            rows.append(
+                (result.task, _p(found.estimate.p_value), _p(found.verdict.p_holm), "yes" if outlasts else "no")
+            )
     how = (
         "Who looks at several tasks finds a difference by chance more easily. Holm’s correction asks more of each: a"
-        " difference that does not outlast it should not be believed on the strength of that task alone. The verdict"
-        " on the first task was declared before the runs and needs no correction."
+        " lead that does not outlast it is not called one. The other shares of a task’s answers are corrected alike."
+        " The verdict on the first task was declared before the runs and needs no correction."
     )
     head = ("Task", "p of the difference", "p after Holm", "Outlasts the correction")
     return Section("Having looked at several tasks", how, Table(head, tuple(rows)), ())
@@ -107,8 +132,7 @@ def readings(comparison: Comparison) -> list[Section]:
         for metric in task.rows:
             base = text.percent(task.base.get(metric.name.rpartition("/")[2]))
             cells = (tables.arm_cell(metric, arm) for arm in comparison.arms)
-            difference, verdict = tables.judged_cells(metric) or (text.NONE, text.NONE)
-            judged = (difference, verdict.partition(":")[0]) if comparison.judged else ()
+            judged = (cell.partition(":")[0] for cell in tables.judged_cells(comparison, metric))
             rows.append((metric.title, base, *cells, *judged))
         title = f"The same answers, read in several ways: {task.task}"
         found.append(Section(title, how, Table(head, tuple(rows)), ("Verdict",)))

@@ -102,6 +102,8 @@ class Verdict:
     within_margin: whether the 90 % interval lies inside the margin.
     mde: the difference that would have been found about four times out of five.
     seeds_needed: seeds per arm that would bring the mde down to the margin; None when seeds alone would not.
+    p_holm: p of the difference after Holm's correction across tasks; None where there is nothing to correct for.
+    alone: the label that this task would have alone, where the correction took it away.
     """
 
     label: str
@@ -110,6 +112,8 @@ class Verdict:
     within_margin: bool | None = None
     mde: float | None = None
     seeds_needed: int | None = None
+    p_holm: float | None = None
+    alone: str | None = None
 
 
 def finite(values: Iterable[Any]) -> tuple[Array, int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports import text
+from reports.accuracy import AT_BEST_REWARD, sampled_title
 from reports.bands import Band
 from reports.comparison import EVIDENCE, Comparison, Metric, disagrees, evidence_of
 from reports.phases import CRITIC_PHASES, Bars, part_title, title
@@ -37,19 +38,32 @@ class Table:
 
 
 def accuracy(comparison: Comparison) -> Table:
-    """One row per task: base, every arm, the difference, what may be said."""
+    """Per task, one row for each way of counting right answers: base, every arm, the difference, what may be said."""
     rows = []
     for result in comparison.tasks:
-        metric = comparison.metric(f"eval/{result.task}/accuracy")
-        if metric is None:
-            continue
-        base = text.NONE
-        if result.base:
-            base = text.percent(result.base.metrics.get("accuracy"))
-            if result.base_interval:
-                base += "\n" + text.span(*result.base_interval, "fraction")
-        rows.append((result.task, base, *(arm_cell(metric, arm) for arm in comparison.arms), *judged_cells(metric)))
+        prefix, base = f"eval/{result.task}/", result.base.metrics if result.base else {}
+        keys = {m.name.removeprefix(prefix): m for m in comparison.metrics if m.name.startswith(prefix)}
+        # A task's name may go on where another's ends.
+        own = {key: metric for key, metric in keys.items() if "/" not in key and key != "gain"}
+        for key, metric in own.items():
+            before = text.percent(base.get("accuracy" if key == AT_BEST_REWARD else key))
+            if result.base_interval and key in ("accuracy", AT_BEST_REWARD):
+                before += "\n" + text.span(*result.base_interval, "fraction")
+            title = f"{result.task}\n{_counted(comparison, result.task, key)}" if len(own) > 1 else result.task
+            rows.append(
+                (title, before, *(arm_cell(metric, arm) for arm in comparison.arms), *judged_cells(comparison, metric))
+            )
     return Table(("Task", "Base", *_names(comparison.arms), *difference_head(comparison)), tuple(rows))
+
+
+def _counted(comparison: Comparison, task: str, key: str) -> str:
+    """Which policies a share is about, or which of their answers."""
+    if key == "accuracy":
+        return "after training"
+    if key != AT_BEST_REWARD:
+        return f"after training, {sampled_title(key)}"
+    always_last = all(stop.at_end for stop in comparison.findings.stops if stop.task == task)
+    return "at the best training reward" + (", which was the last in every run" if always_last else "")
 
 
 def per_seed(comparison: Comparison) -> Table:
@@ -73,14 +87,21 @@ def cost(comparison: Comparison) -> Table:
     for metric in metrics:
         means = [metric.arms[arm].mean for arm in comparison.arms[:2]]
         shared = (text.ratio(*means),) if comparison.judged else ()
-        rows.append((metric.title, *(arm_cell(metric, arm) for arm in comparison.arms), *shared, *judged_cells(metric)))
+        rows.append(
+            (
+                metric.title,
+                *(arm_cell(metric, arm) for arm in comparison.arms),
+                *shared,
+                *judged_cells(comparison, metric),
+            )
+        )
     ratio = ("Ratio",) if comparison.judged else ()
     return Table(("Cost", *_names(comparison.arms), *ratio, *difference_head(comparison)), tuple(rows))
 
 
 def reward(comparison: Comparison) -> Table:
     rows = [
-        (metric.title, *(arm_cell(metric, arm) for arm in comparison.arms), *judged_cells(metric))
+        (metric.title, *(arm_cell(metric, arm) for arm in comparison.arms), *judged_cells(comparison, metric))
         for metric in comparison.metrics
         if metric.name.startswith("reward/")
     ]
@@ -266,17 +287,26 @@ def verdict_words(judged: Verdict) -> str:
         label += ", beyond the margin"
     if label == "no verdict":
         label += f": {judged.reason}"
+    if judged.alone:
+        leader = text.arm_name(judged.alone.partition(" better")[0])
+        return f"{label}: {leader} ahead on this task alone, not once corrected for several (Holm)"
     head, _, tail = label.partition(" better")
     return f"{text.arm_name(head)} better{tail}" if " better" in label else label
 
 
-def judged_cells(metric: Metric) -> tuple[str, ...]:
-    return (interval_cell(metric), verdict_cell(metric)) if metric.difference else ()
+def judged_cells(comparison: Comparison, metric: Metric) -> tuple[str, ...]:
+    """What stands under `difference_head`."""
+    difference = interval_cell(metric)
+    if comparison.undecided:
+        return (difference.partition("\n")[0],)
+    return (difference, verdict_cell(metric)) if comparison.judged else ()
 
 
 def difference_head(comparison: Comparison) -> tuple[str, ...]:
-    names = _names(comparison.arms)
-    return (f"{names[0]} − {names[1]} (95 % interval)", "Verdict") if comparison.judged else ()
+    names = " − ".join(_names(comparison.arms[:2]))
+    if comparison.undecided:
+        return (names,)
+    return (f"{names} (95 % interval)", "Verdict") if comparison.judged else ()
 
 
 def _names(arms: Sequence[str]) -> tuple[str, ...]:

@@ -108,6 +108,27 @@ def across_axes(arms: Sequence[str], quantity: str, verdicts: Mapping[str, Verdi
     return f"Over the whole of training, not only at its end (mean {quantity} on the way): {'; '.join(parts)}."
 
 
+def across_tasks(verdicts: Mapping[str, Verdict]) -> str:
+    """Which leads on tasks other than the first outlast having looked at several; empty where nothing was corrected.
+
+    verdicts: by task, in the order that was declared.
+    """
+    corrected = {task: verdict for task, verdict in verdicts.items() if verdict.p_holm is not None}
+    first = next(iter(verdicts), None)
+    leads = []
+    for task, verdict in corrected.items():
+        arm, better, _ = (verdict.alone or verdict.label).partition(" better")
+        if better and task != first:
+            leads.append(f"that of {text.arm_name(arm)} on {task} does{' not' if verdict.alone else ''}")
+    if not corrected:
+        return ""
+    rule = (
+        f"Only {first} was named before the runs as the task that decides. On any other a lead counts only where it"
+        f" outlasts a correction for having looked at {text.plural(len(corrected), 'task')} (Holm)"
+    )
+    return f"{rule}: {text.listed(leads)}." if leads else f"{rule}; here there is none."
+
+
 def cost(arms: Sequence[str], seconds: Mapping[str, float | None], memory: Mapping[str, float | None]) -> str:
     """One sentence on time and memory; empty when neither was recorded in both arms."""
     if len(arms) != 2:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from harness.pass_rates import pass_at, sizes
+
 TASKS = ("synthetic_heldout", "synthetic_transfer")
 PHASES = {
     "rollout": 0.21,
@@ -44,12 +46,14 @@ def write_bench(
     suite: str = "synthetic",
     nan_metric: str | None = None,
     tasks: tuple[str, ...] = TASKS,
+    sampled: int = 0,
     **top: Any,
 ) -> Path:
     """A benchmark where the first arm ends `effect` above the second in accuracy.
 
     failures: (arm, seed) → status, for runs that end half way. completions: question number → text that replaces the
-    completion of every policy. nan_metric: a journal column that is null throughout. top: overrides of bench.json.
+    completion of every policy. nan_metric: a journal column that is null throughout. sampled: how many answers to each
+    question are drawn beside the greedy one. top: overrides of bench.json.
     """
     failures = failures or {}
     per_arm = dict(steps) if isinstance(steps, Mapping) else dict.fromkeys(arms, steps)
@@ -57,7 +61,7 @@ def write_bench(
     runs, order = [], 0
     if evaluate:
         for task in tasks:
-            _evaluation(folder / "base", task, "base", 0, {}, _answers(0.41, difficulty, 99), completions)
+            _evaluation(folder / "base", task, "base", 0, {}, _answers(0.41, difficulty, 99), completions, sampled)
     for seed in seeds:
         for arm in arms if seed % 2 == 0 else arms[::-1]:
             status = failures.get((arm, seed), "finished")
@@ -73,7 +77,7 @@ def write_bench(
                         accuracy = 0.41 + share * (target - 0.41)
                         answers = _answers(accuracy, difficulty, hash_of(seed, arms.index(arm), index, step))
                         part = {axis: value * step / count for axis, value in spent.items()}
-                        _evaluation(own, task, label, step, part, answers, completions)
+                        _evaluation(own, task, label, step, part, answers, completions, sampled)
             runs.append(
                 {
                     "arm": arm,
@@ -263,7 +267,10 @@ def _evaluation(
     spent: Mapping[str, float],
     correct: np.ndarray,
     completions: Mapping[int, str] | None,
+    sampled: int,
 ) -> None:
+    # Questions answered rightly are answered rightly more often than not.
+    rights = np.random.default_rng([step, len(correct)]).binomial(sampled, np.where(correct, 0.8, 0.2)).tolist()
     samples = []
     for index, right in enumerate(correct.tolist()):
         a, b, c = 12 + index % 70, 7 + index % 31, 3 + index % 11
@@ -281,8 +288,18 @@ def _evaluation(
                 "truncated": index % 40 == 39,
                 "strict": float(right),
                 "flexible": float(right),
+                **(
+                    {"sampled_correct": rights[index], "majority_correct": 2 * rights[index] > sampled}
+                    if sampled
+                    else {}
+                ),
             }
         )
+    drawn = (
+        {f"pass_at_{k}": np.mean([pass_at(k, sampled, c) for c in rights]) for k in sizes(sampled)} if sampled else {}
+    )
+    if sampled:
+        drawn[f"majority_at_{sampled}"] = np.mean([2 * c > sampled for c in rights])
     mean = float(correct.mean())
     write_json(
         own / "evals" / f"{label}-{task}.json",
@@ -298,6 +315,7 @@ def _evaluation(
                 "exact_match_flexible": mean,
                 "truncated_fraction": sum(s["truncated"] for s in samples) / len(samples),
                 "no_answer_fraction": 0.01,
+                **{name: float(value) for name, value in drawn.items()},
             },
             "samples": samples,
         },

@@ -59,36 +59,6 @@ def test_the_same_generator_gives_the_same_interval():
     assert first == second
 
 
-def test_holm_rejects_the_hypotheses_of_benjamini_and_hochbergs_example():
-    # Benjamini and Hochberg, JRSS B 57 (1995), section 3.2: of these, Bonferroni-like procedures reject three at 5 %.
-    p = [
-        0.0001,
-        0.0004,
-        0.0019,
-        0.0095,
-        0.0201,
-        0.0278,
-        0.0298,
-        0.0344,
-        0.0459,
-        0.324,
-        0.4262,
-        0.5719,
-        0.6528,
-        0.759,
-        1.0,
-    ]
-    adjusted = aggregate.holm(p)
-    assert adjusted[:4] == pytest.approx([15 * 0.0001, 14 * 0.0004, 13 * 0.0019, 12 * 0.0095])
-    assert sum(value < 0.05 for value in adjusted) == 3
-
-
-def test_holm_never_falls_never_passes_one_and_keeps_the_order_of_its_input():
-    assert aggregate.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert aggregate.holm([0.9, 0.8]) == [1.0, 1.0]
-    assert aggregate.holm([]) == []
-
-
 def test_tasks_that_an_arm_has_no_value_on_are_left_out_and_counted(tmp_path):
     write_bench(tmp_path, steps=20)
     for seed in (0, 1, 2):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from harness.budget import Spent
 from harness.engines.torch_engine import TorchEngine
 from harness.evaluate import evaluate
-from harness.sampled_eval import majority, pass_at, sampled, sizes
+from harness.pass_rates import majority, pass_at, sizes
+from harness.sampled_eval import sampled
 from harness.spec import EvalTable
 from harness.types import Reward
 

@@ -15,7 +15,7 @@ def sections(folder, **options):
 
 def test_every_table_has_a_line_on_how_to_read_it_and_full_rows(tmp_path):
     found = sections(tmp_path)
-    assert len(found) == 10
+    assert len(found) == 11
     for section in found.values():
         assert section.how.endswith(".")
         assert section.table.rows

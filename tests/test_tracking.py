@@ -420,7 +420,7 @@ def test_benchmark_id_that_is_no_folder_name_is_refused(tmp_path: Path, bench_id
 
 
 class HostileClient:
-    """Answers like MLflow's client, with names chosen by an attacker."""
+    """Answers like MLflow's client and its store of files, with names chosen by an attacker."""
 
     def __init__(self, bench_id: str = "b", arm: str = "ppo", file: str = "bench.json", size: int = 1) -> None:
         self.bench_id, self.arm, self.file, self.size = bench_id, arm, file, size
@@ -436,12 +436,12 @@ class HostileClient:
         info = SimpleNamespace(run_id="r", experiment_id="1")
         return Page([SimpleNamespace(info=info, data=SimpleNamespace(tags=tags))])
 
-    def list_artifacts(self, run_id: str, path: str | None) -> list[Any]:
+    def list_artifacts(self, path: str | None) -> list[Any]:
         is_dir = self.file == "loop"
         name = f"{path}/loop" if is_dir and path else self.file
         return [SimpleNamespace(path=name, is_dir=is_dir, file_size=self.size)]
 
-    def download_artifacts(self, run_id: str, path: str, dst: str) -> str:
+    def download_artifacts(self, path: str, dst: str) -> str:
         (Path(dst) / "got").write_text("x")
         return str(Path(dst) / "got")
 
@@ -467,7 +467,9 @@ class HostileClient:
 def test_name_from_a_server_never_leaves_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hostile: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(tracking_fetch, "connect", lambda uri: HostileClient(**hostile))
+    client = HostileClient(**hostile)
+    monkeypatch.setattr(tracking_fetch, "connect", lambda uri: client)
+    monkeypatch.setattr(tracking_fetch, "artifacts", lambda run, uri: client)
     dest = tmp_path / "in"
     (dest / "b").mkdir(parents=True)
     (dest / "b" / "link").symlink_to(tmp_path, target_is_directory=True)
