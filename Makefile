@@ -14,7 +14,7 @@ GPU := $(shell command -v nvidia-smi)
 EXTRAS := gguf$(if $(GPU),$(COMMA)vllm)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench plan report baseline regress gallery test test-slow vllm compare-trl gate-trial fuzz audit check clean
+.PHONY: help bench plan report baseline regress gallery test test-slow vllm compare-trl gate-trial kill-trial fuzz audit check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ compare-trl: .venv/.run .venv/.model-gsm8k  ## time paribus and TRL in turns (in
 
 gate-trial: .venv/.run  ## hold the regression gate against itself, and against planted faults (an idle machine, an hour)
 	$(BIN)/python tests/benchmarks/gate_trial.py $(ARGS)
+
+kill-trial: .venv/.dev  ## kill a benchmark again and again, and compare what it leaves with an undisturbed one
+	$(BIN)/python tests/benchmarks/kill_trial.py $(ARGS)
 
 fuzz: .venv/.dev  ## give the parsers of what others wrote inputs that are made to break them
 	$(PIP) -e '.[$(EXTRAS),dev,fuzz]'

@@ -54,7 +54,7 @@ FAULTS = (
     ),
     Fault(
         "critic not updated", "harness/update.py",
-        {"        if self.frozen:\n": '        if self.frozen or self.name == "critic":\n'},
+        {"        self.optimizer.step()\n": '        if self.name != "critic":\n            self.optimizer.step()\n'},
     ),
     Fault(
         "reward for any number", "suites/arithmetic.py",
@@ -122,7 +122,7 @@ def benchmark(tree: Path, work: Path, options: Sequence[str]) -> None:
 def gate(tree: Path, work: Path, baseline: Path, clean: Path, options: Sequence[str]) -> dict[str, Any]:
     """A benchmark of `tree`, held against the baseline: what regress.json says, and its exit code."""
     benchmark(tree, work, options)
-    code = paribus(clean, work, "regress", "latest", "--baseline", str(baseline), "--base-checkout", str(clean))
+    code = paribus(tree, work, "regress", "latest", "--baseline", str(baseline), "--base-checkout", str(clean))
     found: dict[str, Any] = json.loads((work / "runs" / "latest" / "regress.json").read_bytes())
     return {**found, "exit_code": code}
 
