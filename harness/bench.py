@@ -13,16 +13,16 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from harness import matching
 from harness.bench_record import CONCLUDED, RunRow, evidence_of, locked, run_order, stamp
 from harness.children import Ended, Interrupted, child_events, interrupts
+from harness.disk import require_room
 from harness.environment import git_commit, installed
 from harness.fitting import bounds, largest_that_fits
 from harness.journal import read_json, read_lines, write_json
@@ -39,7 +39,7 @@ BASE = "base"
 REPORTED = ("bench.json", "report.html", "summary.md", "comparison.json", "junit.xml")
 TRACKED = ("steps.jsonl", "samples.jsonl", "evals/*.json", "worker.log")
 MLFLOW_STATUS: Mapping[str, Status] = {"finished": "FINISHED", "interrupted": "KILLED"}
-TRACKING_PATIENCE_S = 60.0
+TRACKING_PATIENCE_S, ID_PATIENCE_S = 60.0, 5.0
 # Micro-batches are fitted to this share of the cap: over many steps an allocator comes to hold more than in the first.
 FITTED_SHARE = 0.92
 
@@ -92,7 +92,7 @@ class Benchmark:
             "budget": {"currency": bench.budget.currency, "limit": bench.budget.limit},
             "spec": bench.model_dump(mode="json"),
             "arms": self._arms(),
-            "eval_tasks": list(bench.eval.tasks), "environment": {},
+            "eval_tasks": list(bench.eval.tasks), "environment": {}, "parameters": 0,
         }  # fmt: skip
 
     @classmethod
@@ -105,7 +105,8 @@ class Benchmark:
         try:
             spec, rows = recorded(record["spec"]), [RunRow(**row) for row in record["runs"]]
             known = {key: record[key] for key in ("status", "profile", "command", "created", "environment")}
-        except (KeyError, TypeError, ValidationError) as error:
+            known["parameters"] = int(record.get("parameters", 0))
+        except (KeyError, TypeError, ValueError) as error:
             raise EvidenceError(f"{path}: not a benchmark's record ({str(error).splitlines()[0][:200]})") from None
         benchmark = cls(
             spec, registry, out=folder.parent, source=str(path), profile=known["profile"], command=known["command"]
@@ -203,21 +204,34 @@ class Benchmark:
         if kept := self._kept_base():
             for evaluation in kept:
                 tracker.log_eval(None, evaluation["task"], 0, evaluation["metrics"])
+            tracker.log_folder(None, self.folder, [f"{BASE}/evals/*.json"])
+            self._require_room()
             return
         spec = self.bench.run_spec(next(iter(self.bench.arms)))
         job = Job("base", spec, self.bench.seeds[0], self.folder / BASE, self.registry)
-        for event in child_events(job):
-            if isinstance(event, Ended):
-                if event.status != "finished":
-                    kind = InfrastructureError if event.exit_code == InfrastructureError.exit_code else UserError
-                    raise kind(f"evaluating the base policy: {event.reason}")
-            elif event["event"] == "environment":
-                self.record["environment"] = event["environment"]
-                self._write()
-            elif event["event"] == "eval":
-                tracker.log_eval(None, event["task"], 0, event["metrics"])
-                display.log(f"base policy on {event['task']}: {event['metrics']['accuracy']:.1%}")
+        with closing(child_events(job)) as events:
+            for event in events:
+                if isinstance(event, Ended):
+                    if event.status != "finished":
+                        kind = InfrastructureError if event.exit_code == InfrastructureError.exit_code else UserError
+                        raise kind(f"evaluating the base policy: {event.reason}")
+                elif event["event"] == "environment":
+                    self.record["environment"], self.record["parameters"] = event["environment"], event["parameters"]
+                    self._write()
+                    self._require_room()
+                elif event["event"] in ("hung", "warning"):
+                    display.log(f"base policy: {event['line']}")
+                elif event["event"] == "eval":
+                    tracker.log_eval(None, event["task"], 0, event["metrics"])
+                    display.log(f"base policy on {event['task']}: {event['metrics']['accuracy']:.1%}")
         tracker.log_folder(None, self.folder, [f"{BASE}/evals/*.json"])
+
+    def _require_room(self) -> None:
+        """Ask for the disk that the runs still to be run will need, before hours are spent on what cannot be kept."""
+        pending = [self.bench.run_spec(row.arm) for row in self.rows if row.status not in CONCLUDED]
+        algorithms = [self.registry.resolve("algorithms", spec.algorithm, "algorithm")(spec) for spec in pending]
+        runs = [(spec, found.needs_critic) for spec, found in zip(pending, algorithms, strict=True)]
+        require_room(self.folder, self.record["parameters"], runs)
 
     def _fit(self, display: Display) -> None:
         """Give each arm the largest micro-batch that fits the cap, as measured; no budget is charged for it."""
@@ -245,11 +259,12 @@ class Benchmark:
         spec = self.bench.run_spec(arm).with_micro_batch(tokens).with_memory_share(FITTED_SHARE)
         job = Job("fit", spec, self.bench.seeds[0], self.folder / f"{arm}-fit" / str(tokens), self.registry)
         size = None
-        for event in child_events(job):
-            if not isinstance(event, Ended):
-                size = event["bytes"]
-            elif event.status not in ("finished", "out_of_memory"):
-                raise UserError(f"arms.{arm}: trying micro-batches of {tokens} tokens: {event.reason}")
+        with closing(child_events(job)) as events:
+            for event in events:
+                if not isinstance(event, Ended):
+                    size = event.get("bytes")
+                elif event.status not in ("finished", "out_of_memory"):
+                    raise UserError(f"arms.{arm}: trying micro-batches of {tokens} tokens: {event.reason}")
         display.log(f"{arm}: micro-batches of {tokens:,} tokens: {f'{size / 2**30:.2f} GiB' if size else 'no room'}")
         return size
 
@@ -259,10 +274,12 @@ class Benchmark:
         row.status, started = "running", time.monotonic()
         status: Status = "KILLED"
         accuracy = ""
+        events = child_events(Job("train", spec, row.seed, self.folder / row.folder, self.registry))
         try:
-            for event in child_events(Job("train", spec, row.seed, self.folder / row.folder, self.registry)):
+            for event in events:
                 if isinstance(event, Ended):
                     row.status, row.reason, row.out_of_memory_in = event.status, event.reason, event.where
+                    row.try_again = event.exit_code == InfrastructureError.exit_code and not event.hung
                     status = "FINISHED" if event.status == "finished" else "FAILED"
                 elif event["event"] == "evidence":
                     self.evidence[row.arm, row.seed] = event["evidence"]
@@ -275,6 +292,12 @@ class Benchmark:
                     display.log(f"{row.arm} seed {row.seed}: goes on after step {event['step']}")
                 elif event["event"] == "warning":
                     display.log(f"{row.arm} seed {row.seed}: {event['line']}")
+                elif event["event"] == "hung":
+                    # What follows repeats what came since the last checkpoint: a history of its own, each step once.
+                    row.hung.append(event["line"])
+                    display.log(f"{row.arm} seed {row.seed}: {event['line']}")
+                    tracker.end_run(run, status)
+                    run = tracker.start_run(row.arm, row.seed, matching.flatten(spec))
                 elif event["event"] == "step":
                     self._note_step(row, event["record"])
                     tracker.log_step(run, row.steps, {k: v for k, v in event["record"].items() if k != "step"})
@@ -286,6 +309,7 @@ class Benchmark:
                     if event["task"] == self.bench.eval.tasks[0]:
                         accuracy = f", {event['metrics']['accuracy']:.1%} on {event['task']}"
         finally:
+            events.close()
             row.seconds += time.monotonic() - started
             tracker.log_folder(run, self.folder / row.folder, TRACKED)
             tracker.end_run(run, status)
@@ -331,10 +355,12 @@ class Benchmark:
 
     def _conclude(self, tracker: Tracker, status: str, report: Callable[[Path], Report]) -> Report:
         self.record["status"], self.record["finished"] = status, stamp()
+        # Runs that were only told again may still be on their way.
+        tracker.wait_for_ids(ID_PATIENCE_S)
         for row in self.rows:
             row.mlflow_run_id = tracker.run_id(row.folder) if row.steps else None
-        self._write()
         try:
+            self._write()
             return report(self.folder)
         finally:
             tracker.log_folder(None, self.folder, REPORTED)

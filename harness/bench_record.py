@@ -36,6 +36,10 @@ class RunRow:
     """The machine "before" and "after" (`harness.conditions`)."""
     resumed: list[int] = field(default_factory=list)
     """The steps after which it went on from a checkpoint."""
+    hung: list[str] = field(default_factory=list)
+    """Where it hung, each time that it was started again for that."""
+    try_again: bool = False
+    """Something outside the benchmark made it fail, as a full disk does."""
 
     @property
     def folder(self) -> str:
@@ -44,7 +48,7 @@ class RunRow:
     @classmethod
     def again(cls, row: RunRow) -> RunRow:
         """A run that did not come to its end, about to go on."""
-        return cls(row.arm, row.seed, row.order, seconds=row.seconds, resumed=row.resumed)
+        return cls(row.arm, row.seed, row.order, seconds=row.seconds, resumed=row.resumed, hung=row.hung)
 
 
 def run_order(bench: BenchSpec) -> list[tuple[str, int]]:

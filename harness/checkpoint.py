@@ -23,17 +23,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harness.budget import Spent
+from harness.disk import KEPT_CHECKPOINTS
 from harness.journal import read_json, write_json
 from harness.loop import Run
 from harness.models import file_sha256
 from harness.policy import Policy
-from harness.types import EvidenceError
+from harness.types import EvidenceError, InfrastructureError
 from harness.update import Trainee
 
 SCHEMA_VERSION = 1
 STATE = "state.json"
-# An older one is there for when the newest is damaged.
-KEPT = 2
 
 
 @dataclass
@@ -45,13 +44,16 @@ class Progress:
 
 
 def save_policy(policy: Policy, folder: Path) -> None:
-    """Weights, config and tokenizer into `folder`."""
-    with written_whole(folder) as temporary:
-        policy.save(temporary)
+    """Weights, config and tokenizer into `folder`. Raises InfrastructureError."""
+    try:
+        with written_whole(folder) as temporary:
+            policy.save(temporary)
+    except (OSError, SafetensorError) as error:
+        raise InfrastructureError(f"{folder}: cannot be written ({str(error).splitlines()[0][:200]})") from None
 
 
 def save_run(run: Run, progress: Progress, folder: Path) -> Path:
-    """A checkpoint of a run between two steps; older ones beyond KEPT are removed."""
+    """A checkpoint of a run between two steps; older ones beyond KEPT_CHECKPOINTS are removed."""
     path = folder / f"step-{run.spent.steps:06d}"
     for torn in folder.glob(".step-*"):
         shutil.rmtree(torn, ignore_errors=True)
@@ -65,7 +67,7 @@ def save_run(run: Run, progress: Progress, folder: Path) -> Path:
             "files": files,
         }  # fmt: skip
         write_json(temporary / STATE, state)
-    for old in checkpoints(folder)[KEPT:]:
+    for old in checkpoints(folder)[KEPT_CHECKPOINTS:]:
         shutil.rmtree(old, ignore_errors=True)
     return path
 

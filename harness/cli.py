@@ -15,7 +15,7 @@ from rich.console import Console
 from harness.spec import BenchSpec
 from harness.spec_file import load_bench, profiles_of
 from harness.tracking_store import BENCH_ID, check_bench_id
-from harness.types import UserError
+from harness.types import InfrastructureError, UserError
 from harness.worker import Registry
 
 REGISTRY = Registry(
@@ -125,7 +125,9 @@ def bench(
         if text:
             out.print(f"\n{text}", markup=False)
     out.print(f"\nreport: {benchmark.folder / 'report.html'}", markup=False)
-    raise typer.Exit(EXIT_OF_STATUS[status])
+    # What something outside made fail is worth another try.
+    unlucky = status == "failed" and any(row.try_again for row in benchmark.rows)
+    raise typer.Exit(InfrastructureError.exit_code if unlucky else EXIT_OF_STATUS[status])
 
 
 @app.command()

@@ -2,7 +2,8 @@
 
 `package://PACKAGE/PATH` names a folder or a .gguf file that a Python package carries, so that a real model can be
 had where only a package registry is reachable. The package is never imported. A .gguf file is de-quantised once
-and kept as safetensors in the user's cache. No remote code is ever run and nothing is unpickled.
+and kept as safetensors in the user's cache, with hashes that are checked before it is used. No remote code is ever run
+and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -12,12 +13,17 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 import tempfile
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from harness.types import InfrastructureError, UserError
 
+# In a folder of the cache: the hash of every other file in it.
+HASHES = "sha256.json"
 PACKAGE_SCHEME = "package://"
 # Configurations of common models by hub id, for planning where no hub can be reached.
 SHAPES = Path(__file__).with_name("model_shapes.json")
@@ -67,15 +73,26 @@ def model_folder(name: str) -> str:
     return str(dequantised(Path(source))) if source.endswith(".gguf") else source
 
 
-def load_model(name: str) -> tuple[Any, Any]:
-    """(model, tokenizer) in float32, dropout off by evaluation mode. Raises UserError or InfrastructureError."""
+def load_model(name: str, *, cached: bool = False) -> tuple[Any, Any]:
+    """(model, tokenizer) in float32, dropout off by evaluation mode. Raises UserError or InfrastructureError.
+
+    cached: it has been loaded here before, and the hub is asked only where its cache holds the model no more: a hub
+    that goes away between two runs ends none, and one that changes changes none.
+    """
+    if cached:
+        with suppress(UserError):
+            return _load_model(name, local_files_only=True)
+    return _load_model(name)
+
+
+def _load_model(name: str, **where: Any) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    tokenizer, source = load_tokenizer(name), model_folder(name)
+    tokenizer, source = load_tokenizer(name, **where), model_folder(name)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+            source, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, **where
         )
     except (OSError, ValueError) as error:
         raise unreachable(name, source, error, "name a folder,") from None
@@ -98,13 +115,13 @@ def load_config(name: str) -> Any:
         raise unreachable(name, source, error, f"name one of {', '.join(shapes)}, a folder,") from None
 
 
-def load_tokenizer(name: str) -> Any:
-    """Raises UserError or InfrastructureError where it cannot be had."""
+def load_tokenizer(name: str, **where: Any) -> Any:
+    """where: transformers' own arguments. Raises UserError or InfrastructureError where it cannot be had."""
     from transformers import AutoTokenizer
 
     source = model_folder(name)
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, padding_side="left")
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, padding_side="left", **where)
     except (OSError, ValueError) as error:
         raise unreachable(name, source, error, "name a folder,") from None
 
@@ -118,13 +135,16 @@ def unreachable(name: str, source: str, error: Exception, instead: str) -> UserE
     )
 
 
+@cache
 def dequantised(gguf: Path) -> Path:
     """The folder of a .gguf file's weights as safetensors, made on first use (about half a minute)."""
     stat = gguf.stat()
     key = hashlib.sha256(f"{gguf.name}:{stat.st_size}:{file_sha256(gguf)}".encode()).hexdigest()[:16]
     folder = cache_folder() / "models" / f"{gguf.stem}-{key}"
-    if (folder / "config.json").is_file():
+    if is_whole(folder):
         return folder
+    if folder.exists():
+        print(f"{folder}: damaged, it is made again", file=sys.stderr)
     try:
         import accelerate  # noqa: F401
         import gguf as _  # noqa: F401
@@ -145,11 +165,24 @@ def dequantised(gguf: Path) -> Path:
         fresh.load_state_dict(loaded.state_dict())
         fresh.save_pretrained(temporary)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(temporary)
-        if not (folder / "config.json").is_file():
+        hashes = {file.name: file_sha256(file) for file in temporary.iterdir()}
+        (temporary / HASHES).write_text(json.dumps(hashes), encoding="utf-8")
+        # Another process may have been faster.
+        if not is_whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)
             os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder of the cache holds what was put into it."""
+    try:
+        hashes = json.loads((folder / HASHES).read_text(encoding="utf-8"))
+        return bool(hashes) and all(file_sha256(folder / name) == digest for name, digest in hashes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def file_sha256(path: Path) -> str:

@@ -48,8 +48,10 @@ class Policy:
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
     @classmethod
-    def load(cls, table: ModelTable, *, temperature: float, gradient_checkpointing: bool = False) -> Policy:
-        model, tokenizer = load_model(table.name)
+    def load(
+        cls, table: ModelTable, *, temperature: float, gradient_checkpointing: bool = False, cached: bool = False
+    ) -> Policy:  # fmt: skip
+        model, tokenizer = load_model(table.name, cached=cached)
         if gradient_checkpointing:
             checkpoint_layers(model)
         return cls(model.to(device()), tokenizer, dtype=table.dtype, temperature=temperature)

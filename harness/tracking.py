@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.tracking_store import (
+    UNABLE,
+    abandoned,
     benchmark_filter,
     cause,
     check_bench_id,
@@ -38,6 +40,7 @@ from harness.tracking_store import (
     ensure_experiment,
     flatten,
     folder_name,
+    own_process,
     param_batches,
     redact,
     sanitise,
@@ -54,6 +57,7 @@ METRICS_PER_BATCH, TAG_CHARS = 1000, 5000
 FLUSH_METRICS, FLUSH_SECONDS = 500, 2.0
 MAX_PENDING = 200_000
 FIRST_PAUSE_S, LONGEST_PAUSE_S, PROBE_AFTER = 1.0, 30.0, 3
+EPOCH_NS = time.time_ns() - time.monotonic_ns()
 
 # The server understood these requests and will never accept them: trying again is pointless.
 REJECTIONS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
@@ -120,6 +124,8 @@ class Tracker:
         self._thread: threading.Thread | None = None
         self._client: Any = None
         self._experiment = ""
+        # The newest attempt of a run is the one that began last, also where the clock has been set back in between.
+        self._began_last = 0
 
     # What the caller uses: only `ready` and `close` wait for the server.
 
@@ -139,6 +145,11 @@ class Tracker:
         """
         self._settled.wait(timeout)
         return PARENT in self._ids
+
+    def wait_for_ids(self, timeout: float) -> None:
+        """Wait until MLflow has given every run its id, unless something could not be sent."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._warned or all(key in self._ids for key in self._keys.values()), timeout)
 
     def ended_before(self, run: str) -> bool:
         """Whether a resumed benchmark's newest run of this name was ended, so that MLflow has all of its metrics."""
@@ -277,7 +288,8 @@ class Tracker:
                 self._complain(error)
                 tries += 1
                 is_file = queue is self._files
-                answers = not is_file and (last_try or tries >= PROBE_AFTER) and self._answers()
+                blameless = is_file or UNABLE.search(str(error))
+                answers = not blameless and (last_try or tries >= PROBE_AFTER) and self._answers()
                 if last_try and not is_file and not answers:
                     return
                 if last_try or ((answers or _is_final(error)) and not work.creates):
@@ -313,6 +325,7 @@ class Tracker:
             queue.remove(work)
             self._pending -= work.metrics
             self._lost += work.weight * lost
+            self._wake.notify_all()
 
     def _complain(self, error: Exception) -> None:
         self._settled.set()
@@ -344,9 +357,13 @@ class Tracker:
                 if folder_name(child) not in self._ids and child.info.status != "RUNNING":
                     self._ended.add(folder_name(child))
                 self._ids.setdefault(folder_name(child), child.info.run_id)
+                self._began_last = max(self._began_last, child.info.start_time)
                 # Nothing of a process that was killed is running any more.
                 if child.info.status == "RUNNING":
                     client.set_terminated(child.info.run_id, status="KILLED")
+            # First whose it is now: what runs and belongs to a process that has ended may be closed by others.
+            for key, value in own_process().items():
+                client.set_tag(parent, key, value)
             client.update_run(parent, status="RUNNING")
         else:
             parent = self._create(
@@ -354,6 +371,10 @@ class Tracker:
             )
         self._ids[PARENT] = parent
         self._settled.set()
+        # What a server does not let this benchmark close, another one may.
+        with suppress(Exception):
+            for run_id in abandoned(client, self._experiment):
+                client.set_terminated(run_id, status="KILLED")
 
     def _send_run(self, key: str, run: str, tags: Mapping[str, str], started: int) -> None:
         found = search(self._client, [self._experiment], f"tags.`paribus.attempt` = '{key}'", limit=1)
@@ -365,9 +386,11 @@ class Tracker:
 
     def _create(self, name: str, tags: Mapping[str, str], started: int) -> str:
         own = {"paribus.suite": self.suite, "paribus.bench_id": self.bench_id}
-        every = {"mlflow.source.name": "paribus", "mlflow.source.type": "LOCAL", **tags, **own}
+        every = {"mlflow.source.name": "paribus", "mlflow.source.type": "LOCAL", **tags, **own, **own_process()}
         clean = {sanitise(key): redact(str(value))[:TAG_CHARS] for key, value in every.items()}
-        run = self._client.create_run(self._experiment, start_time=started, tags=clean, run_name=name)
+        began = max(started, self._began_last + 1)
+        run = self._client.create_run(self._experiment, start_time=began, tags=clean, run_name=name)
+        self._began_last = began
         return run.info.run_id
 
     def _send_params(self, key: str, batch: list[tuple[str, str]]) -> None:
@@ -402,7 +425,8 @@ def _number(value: Any) -> float | None:
 
 
 def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    """The time, as of when this process began to count: a clock that is set back meanwhile turns no history around."""
+    return (EPOCH_NS + time.monotonic_ns()) // 1_000_000
 
 
 def _is_final(error: Exception) -> bool:

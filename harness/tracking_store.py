@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from harness.processes import began, has_ended, host
 from harness.types import UserError
 
 # MLflow's own limits.
@@ -26,6 +27,9 @@ PARAMS_PER_BATCH, PARAM_CHARS, NAME_CHARS = 100, 6000, 250
 PARAM_BATCH_CHARS = 100_000
 # No benchmark has as many: a server that never stops sending pages is not followed for ever.
 MAX_RUNS = 20_000
+
+# What a database says of itself: it will take later what it does not take now. (MLflow waits 20 s for a lock.)
+UNABLE = re.compile(r"is locked|disk is full|disk I/O error|readonly database|unable to open database")
 
 RAM_FOLDER = Path("/dev/shm")
 BENCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -48,7 +52,7 @@ def connect(uri: str) -> Any:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-        "MLFLOW_LOGGING_LEVEL": "ERROR",
+        "MLFLOW_LOGGING_LEVEL": "CRITICAL",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
@@ -58,9 +62,10 @@ def connect(uri: str) -> Any:
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     import mlflow
 
-    # Migrations announce themselves, and urllib3 reports each retry; both would tear up the progress display.
+    # Migrations announce themselves, urllib3 reports each retry, and MLflow the traceback of every fault of a database;
+    # all would tear up the progress display, and what cannot be sent is said by whoever sends it.
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if file := sqlite_file(uri):
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists() and RAM_FOLDER.is_dir():
@@ -125,6 +130,21 @@ def search(client: Any, experiments: list[str], condition: str, limit: int | Non
 
 def children(client: Any, experiment: str, parent: str) -> list[Any]:
     return search(client, [experiment], f"tags.`mlflow.parentRunId` = '{parent}' and tags.`paribus.kind` = 'run'")
+
+
+def own_process() -> dict[str, str]:
+    """As tags, so that another process on this host can tell later whether this one has ended."""
+    tags = {"paribus.host": host(), "paribus.pid": str(os.getpid())}
+    return {**tags, "paribus.process_began": when} if (when := began(os.getpid())) else tags
+
+
+def abandoned(client: Any, experiment: str) -> Iterator[str]:
+    """Ids of runs that are marked as running and whose process, on this host, has ended without a word."""
+    mine = f"tags.`paribus.host` = '{host()}' and attributes.status = 'RUNNING'"
+    for run in search(client, [experiment], mine):
+        pid, when = (run.data.tags.get(f"paribus.{key}", "") for key in ("pid", "process_began"))
+        if re.fullmatch(r"[0-9]{1,10}", pid) and when and has_ended(int(pid), when):
+            yield run.info.run_id
 
 
 def artifacts(run: Any, uri: str) -> Any:
@@ -205,6 +225,8 @@ def cause(error: Exception) -> str:
     text = redact(str(error)) or type(error).__name__
     if system := re.search(r"\[Errno -?\d+\] ([\w ,]+)", text):
         return system.group(1) + (f" ({error.filename})" if isinstance(error, OSError) and error.filename else "")
+    if database := re.search(r"\([A-Za-z0-9_]+\.[\w.]*Error\) ([^\n]{1,240})", text):
+        return database.group(1)
     if "timeout" in text.lower():
         return "no answer in time"
     if wrapped := re.search(r"Caused by \w{1,60}\(['\"]([^'\"]{1,120})", text):

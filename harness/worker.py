@@ -7,22 +7,27 @@ child or its libraries print goes to `worker.log` in the run's folder.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pkgutil
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from harness.bench_record import locked
+from harness.disk import is_full
+from harness.heartbeat import Heartbeat
 from harness.models import cache_folder, device
 from harness.spec import RunSpec
 from harness.stopping import Stopped
-from harness.types import UserError, stable_hash
+from harness.types import InfrastructureError, UserError, stable_hash
 
 
 class Registry(NamedTuple):
@@ -50,35 +55,55 @@ class Job(NamedTuple):
     registry: Registry
 
 
+# What makes a child write into its log where it stands.
+WHERE = signal.SIGUSR1
+
 Emit = Callable[[dict[str, Any]], None]
 
 
-def main(job: Job, connection: Connection) -> None:
-    """Entry point of the child. The last event is `end` with a status; none means the process died."""
+def main(job: Job, connection: Connection, beat_s: float) -> None:
+    """Entry point of the child. The last event is `end` with a status; none means the process died.
+
+    beat_s: seconds between the signs of life, the event `alive`.
+    """
     # The parent decides what a Ctrl-C on the whole group of processes means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    job.folder.mkdir(parents=True, exist_ok=True)
-    log = os.open(job.folder / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(log, sys.stdout.fileno())
-    os.dup2(log, sys.stderr.fileno())
+    sending = threading.Lock()
+
+    def emit(event: dict[str, Any]) -> None:
+        with sending:
+            connection.send(event)
 
     def end(status: str, reason: str | None = None, exit_code: int = 0, where: dict[str, str] | None = None) -> None:
-        connection.send({"event": "end", "status": status, "reason": reason, "exit_code": exit_code, "where": where})
+        emit({"event": "end", "status": status, "reason": reason, "exit_code": exit_code, "where": where})
 
-    try:
-        # A child whose parent was killed lives on until it next has something to say.
-        with locked(job.folder, wait=True):
-            {"base": evaluate_base, "fit": fit, "train": train}[job.kind](job, connection.send)
-        end("finished")
-    except Stopped:
-        end("interrupted", "stopped; it can be resumed")
-    except UserError as error:
-        end("failed", str(error), error.exit_code)
-    except Exception as error:
-        traceback.print_exc()
-        end(*judge(error))
-    finally:
-        connection.close()
+    with Heartbeat(lambda: emit({"event": "alive"}), beat_s):
+        try:
+            log_into(job.folder)
+            # A child whose parent was killed lives on until it next has something to say.
+            with locked(job.folder, wait=True):
+                {"base": evaluate_base, "fit": fit, "train": train}[job.kind](job, emit)
+            end("finished")
+        except Stopped:
+            end("interrupted", "stopped; it can be resumed")
+        except UserError as error:
+            end("failed", str(error), error.exit_code)
+        except Exception as error:
+            with suppress(OSError):
+                traceback.print_exc()
+            end(*judge(error))
+    connection.close()
+
+
+def log_into(folder: Path) -> None:
+    """From here on, what this process and its libraries print goes into the folder's `worker.log`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = os.open(folder / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, sys.stdout.fileno())
+    os.dup2(log, sys.stderr.fileno())
+    # Where the process stood when it crashed, or when its parent asks because it hangs.
+    faulthandler.enable()
+    faulthandler.register(WHERE)
 
 
 def judge(error: Exception) -> tuple[str, str, int, dict[str, str] | None]:
@@ -90,6 +115,8 @@ def judge(error: Exception) -> tuple[str, str, int, dict[str, str] | None]:
         return "diverged", str(error), 1, None
     if isinstance(error, DoesNotFit):
         return "out_of_memory", str(error), 1, {"phase": error.phase, "component": error.component}
+    if is_full(error):
+        return "failed", in_one_line(error), InfrastructureError.exit_code, None
     return "failed", in_one_line(error), 1, None
 
 
@@ -109,8 +136,10 @@ def assemble(job: Job) -> Any:
     task = registry.resolve("tasks", spec.suite.task, "suite.task")
     algorithm = registry.resolve("algorithms", spec.algorithm, f"arms.{spec.arm}.algorithm")(spec)
     policy = Policy.load(
-        spec.model, temperature=spec.rollout.temperature, gradient_checkpointing=spec.update.gradient_checkpointing
-    )
+        spec.model, temperature=spec.rollout.temperature, gradient_checkpointing=spec.update.gradient_checkpointing,
+        # Evaluating the base policy came first.
+        cached=job.kind != "base",
+    )  # fmt: skip
     engine = registry.resolve("engines", spec.rollout.engine, "rollout.engine")(policy, spec)
     critic = Critic(policy, spec.critic) if job.kind != "base" and algorithm.needs_critic else None
     reference = policy.frozen_copy() if job.kind != "base" and spec.kl.placement != "none" else None
@@ -124,8 +153,13 @@ def evaluate_base(job: Job, emit: Emit) -> None:
     from harness.training import run_evaluation
 
     parts = assemble(job)
-    parts = replace(parts, engine=RememberingEngine(parts.engine, parts.policy, cache_folder() / "completions"))
-    emit({"event": "environment", "environment": describe()})
+    memory = cache_folder() / "completions"
+    engine = RememberingEngine(
+        parts.engine, parts.policy, memory, lambda line: emit({"event": "warning", "line": line})
+    )
+    parts = replace(parts, engine=engine)
+    parameters = sum(parameter.numel() for parameter in parts.policy.model.parameters())
+    emit({"event": "environment", "environment": describe(), "parameters": parameters})
     run_evaluation(parts, job.folder, "base", Spent(), emit)
     parts.engine.close()
 

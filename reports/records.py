@@ -62,6 +62,8 @@ class Run:
     conditions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     resumed: tuple[int, ...] = ()
     """The steps after which it went on from a checkpoint."""
+    hung: tuple[str, ...] = ()
+    """Where it hung, each time that it was started again for that."""
 
     @property
     def finished(self) -> bool:
@@ -185,6 +187,7 @@ def _run(folder: Path, row: Mapping[str, Any], path: Path) -> Run:
         out_of_memory_in=row.get("out_of_memory_in"),
         conditions=row.get("conditions") or {},
         resumed=tuple(row.get("resumed") or ()),
+        hung=tuple(row.get("hung") or ()),
     )
 
 

@@ -118,6 +118,8 @@ def runs(comparison: Comparison) -> Table:
         used = run.spent.get(currency)
         over = text.NONE if used is None or not limit else f"{100 * (used / limit - 1):+.1f} %".replace("-", text.MINUS)
         state = run.status.replace("_", " ")
+        if run.hung:
+            state += "\nhung and was started again"
         if run.resumed:
             state += f"\nresumed after step {text.listed([str(step) for step in run.resumed])}"
         if share := comparison.slowed.get((run.arm, run.seed)):

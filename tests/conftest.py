@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from mlflow_server import Server
+from real_bench import finish, start_small
 
 from harness.tracking_store import connect
 
@@ -39,3 +40,10 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Itera
         yield running
     finally:
         running.kill()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small benchmark that nothing happened to."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    return finish(start_small(out), out)

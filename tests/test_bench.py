@@ -10,14 +10,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow_server import Server, wait_for
+from real_bench import determined, writer_of
 
 from harness.bench import run_order
 from harness.cli import suite_file
-from harness.journal import MEASURED, read_json, read_lines, write_json
+from harness.journal import read_json, read_lines, write_json
 from harness.spec_file import load_bench
 from harness.tracking_fetch import find_benchmark
 from harness.tracking_store import children, connect
@@ -36,11 +36,6 @@ def run_bench(out: Path, *, sets: list[str], seeds: str = "0,1", **environment: 
     done = paribus("bench", "arithmetic", "--seeds", seeds, "--out", str(out), *options, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return (out / "latest").resolve()
-
-
-def deterministic(folder: Path, run: str) -> list[dict[str, Any]]:
-    records = read_lines(folder / run / "steps.jsonl")
-    return [{key: value for key, value in record.items() if not key.startswith(MEASURED)} for record in records]
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +92,13 @@ def test_only_the_arm_with_a_critic_records_one(finished: Path) -> None:
 def test_second_benchmark_repeats_the_first_to_the_bit(finished: Path, tmp_path: Path) -> None:
     again = run_bench(tmp_path, sets=TINY, seeds="0")
     for run in ("ppo-seed0", "grpo-seed0"):
-        assert deterministic(again, run) == deterministic(finished, run)
+        assert determined(again, run) == determined(finished, run)
 
 
 def test_micro_batch_size_changes_results_by_rounding_only(finished: Path, tmp_path: Path) -> None:
     other = run_bench(tmp_path, sets=[*TINY, "update.micro_batch_tokens=200"], seeds="0")
     for run in ("ppo-seed0", "grpo-seed0"):
-        for ours, theirs in zip(deterministic(other, run), deterministic(finished, run), strict=True):
+        for ours, theirs in zip(determined(other, run), determined(finished, run), strict=True):
             assert ours.keys() == theirs.keys()
             # What is run for a step depends on its parts; what it asks for does not.
             for name, value in theirs.items():
@@ -203,19 +198,6 @@ def test_run_whose_process_is_killed_fails_alone(tmp_path: Path) -> None:
     runs = read_json(tmp_path / "latest" / "bench.json")["runs"]
     assert [run["status"] for run in runs] == ["failed", "finished"]
     assert "SIGKILL" in runs[0]["reason"]
-
-
-def writer_of(path: Path) -> int:
-    """The process that has the file open."""
-    target = path.resolve()
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                if any(Path(os.readlink(link)) == target for link in (folder / "fd").iterdir()):
-                    return int(folder.name)
-            except OSError:
-                continue
-    raise AssertionError(f"nobody has {path} open")
 
 
 def test_diverging_run_is_a_row_and_not_an_end(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """A run goes on from its checkpoint as if nothing had happened, and never from one that is not whole."""
 
 import json
+import resource
 import shutil
+from contextlib import contextmanager
 
 import pytest
 import tiny
@@ -9,6 +11,7 @@ import torch
 
 from harness.checkpoint import Progress, checkpoints, restore, save_run
 from harness.journal import MEASURED
+from harness.training import save
 
 SEVERAL = {"epochs": 2, "minibatches": 2, "warmup_steps": 3}
 SETTINGS = {
@@ -130,16 +133,30 @@ def test_a_checkpoint_of_another_model_is_not_taken(tmp_path):
     assert len(warnings) == 2
 
 
-def test_a_save_that_fails_leaves_the_older_one_and_no_rest(tmp_path, monkeypatch):
+@contextmanager
+def files_of_at_most(size):
+    """What writes more to a file fails, as on a disk without room."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# The weights do not fit; the weights fit, and their optimizer's state does not.
+@pytest.mark.parametrize("size", [1_000, 80_000])
+def test_a_save_that_fails_leaves_the_older_one_and_no_rest(tmp_path, size):
     saved(tmp_path, steps=1)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("harness.checkpoint.save_file", full)
+    sizes = sorted(file.stat().st_size for file in (tmp_path / "step-000001").glob("*.safetensors"))
+    assert size < sizes[0] or sizes[0] < size < sizes[-1], sizes
+    events = []
     with tiny.training(tiny.spec("ppo")) as run:
         restore(run, tmp_path, no_warning)
         run.step()
-        with pytest.raises(OSError, match="No space"):
-            save_run(run, Progress(), tmp_path)
+        with files_of_at_most(size):
+            save(run, Progress(), tmp_path, events.append)
+    assert [event["event"] for event in events] == ["warning"]
+    assert events[0]["line"].startswith("no checkpoint at step 2: ")
+    assert "File too large" in events[0]["line"]
     assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]

@@ -27,11 +27,12 @@ class Counting(TorchEngine):
         return super().generate(requests, sampling)
 
 
-def ask(folder, requests=REQUESTS, sampling=SAMPLING, policy=None):
-    """(completions, how many of them were sampled)."""
+def ask(folder, requests=REQUESTS, sampling=SAMPLING, policy=None, warnings=None):
+    """(completions, how many of them were sampled). Lines of warning are put in `warnings`."""
     policy = policy or tiny.policy()
     engine = Counting(policy)
-    return RememberingEngine(engine, policy, folder).generate(requests, sampling), engine.asked
+    warn = (warnings if warnings is not None else []).append
+    return RememberingEngine(engine, policy, folder, warn).generate(requests, sampling), engine.asked
 
 
 def test_what_was_sampled_once_is_read_the_second_time(tmp_path):
@@ -59,7 +60,7 @@ def test_anything_that_completions_follow_from_is_told_apart(tmp_path, other):
 def test_weights_that_moved_are_hashed_again_after_the_engine_took_them_over(tmp_path):
     policy = tiny.policy()
     engine = Counting(policy)
-    remembering_one = RememberingEngine(engine, policy, tmp_path)
+    remembering_one = RememberingEngine(engine, policy, tmp_path, print)
     remembering_one.generate(REQUESTS, SAMPLING)
     with torch.no_grad():
         next(policy.model.parameters()).add_(0.5)
@@ -68,20 +69,41 @@ def test_weights_that_moved_are_hashed_again_after_the_engine_took_them_over(tmp
     assert engine.asked == 14
 
 
-NOT_COMPLETIONS = [
-    "", "{", "[]", "7", "null", '[["a"]]', '[[[1], [0.5], 3, false]]', '[[[1], [], "a", false]]',
-    '[["1", "2", "a", 0]]', '[[[[]], [0.5], "a", true]]',
-]  # fmt: skip
+def rewritten(change):
+    """A damage that leaves a file of completions in good form."""
+
+    def damage(text):
+        content = json.loads(text)
+        change(content)
+        return json.dumps(content)
+
+    return damage
 
 
-@pytest.mark.parametrize("content", NOT_COMPLETIONS)
-def test_a_file_that_holds_something_else_is_sampled_again_and_mended(tmp_path, content):
+DAMAGE = {
+    "nothing": lambda text: "",
+    "half": lambda text: text[: len(text) // 2],
+    "a list": lambda text: "[]",
+    "a number": lambda text: "7",
+    "no completions": lambda text: "{}",
+    "a row too short": rewritten(lambda content: content.update(completions=[["a"]])),
+    "another kind of text": rewritten(lambda content: content["completions"][0].__setitem__(2, 3)),
+    "another token": rewritten(lambda content: content["completions"][0][0].__setitem__(0, 9)),
+    "another log-probability": rewritten(lambda content: content["completions"][0][1].__setitem__(0, -0.5)),
+    "another hash": rewritten(lambda content: content.update(sha256="0")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_named_sampled_again_and_mended(tmp_path, damage):
     first, _ = ask(tmp_path, REQUESTS[:1])
     (path,) = tmp_path.iterdir()
-    path.write_text(content)
-    again, sampled = ask(tmp_path, REQUESTS[:1])
-    assert (again, sampled) == (first, 1)
-    assert json.loads(path.read_text())[0][2] == first[0].text
+    whole = path.read_text()
+    path.write_text(DAMAGE[damage](whole))
+    lines = []
+    assert ask(tmp_path, REQUESTS[:1], warnings=lines) == (first, 1)
+    assert lines == [f"{path}: damaged, its completions are sampled again"]
+    assert path.read_text() == whole
 
 
 def test_what_was_broken_off_goes_on_where_it_stopped(tmp_path, monkeypatch):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -18,7 +21,7 @@ import pytest
 from mlflow_server import Server, wait_for
 from synthetic_history import SUITE, past, store
 
-from harness import tracking, tracking_fetch
+from harness import processes, tracking, tracking_fetch
 from harness.exposure import server_warnings
 from harness.tracking import Tracker
 from harness.tracking_fetch import fetch, find_benchmark, past_benchmarks
@@ -227,6 +230,10 @@ def test_dead_server_costs_one_warning_without_its_password(tmp_path: Path, capf
         ),
         ("HTTPConnectionPool(host='h', port=1): Read timed out. (ReadTimeout)", "no answer in time"),
         ("INVALID_PARAMETER_VALUE: no\nsecond line", "INVALID_PARAMETER_VALUE: no"),
+        (
+            "(raised as a result of autoflush)\n(sqlite3.OperationalError) database or disk is full\n[SQL: INSERT",
+            "database or disk is full",
+        ),
     ],
 )
 def test_a_fault_of_the_server_is_named_by_its_root(text: str, said: str) -> None:
@@ -329,6 +336,92 @@ def test_what_can_never_be_sent_is_counted_and_does_not_hold_up_the_rest(folder:
     client = connect(tracker.uri)
     assert client.get_run(tracker.run_id(run)).info.status == "FINISHED"
     assert client.get_run(tracker.run_id(None)).data.metrics == {"base": 1.0}
+
+
+def test_a_database_that_another_program_has_locked_for_seconds_gets_everything_afterwards(folder: Path) -> None:
+    tracker, lines = open_tracker(None, "b-locked", folder)
+    run = tracker.start_run("ppo", 0, {})
+    assert wait_for(lambda: tracker.run_id(run) and not tracker._records, 20)
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        tracker.log_step(run, 0, {"a": 1.0})
+        tracker.end_run(run, "FINISHED")
+        time.sleep(2)
+        assert tracker._records
+    assert tracker.close() == 0
+    assert lines == []
+    assert history(tracker.uri, tracker.run_id(run), "a") == [(0, 1.0)]
+    assert connect(tracker.uri).get_run(tracker.run_id(run)).info.status == "FINISHED"
+
+
+KILLED_BENCHMARK = """
+import sys, time
+from pathlib import Path
+from harness.tracking import Tracker
+tracker = Tracker(sys.argv[1], "arithmetic", "b-dead", fallback=Path("."))
+tracker.start_benchmark({})
+tracker.start_run("ppo", 0, {})
+while tracker.run_id("ppo-seed0") is None:
+    time.sleep(0.05)
+print("running", flush=True)
+time.sleep(600)
+"""
+
+
+def test_runs_of_a_process_that_was_killed_are_closed_by_the_next_benchmark_and_no_others(folder: Path) -> None:
+    uri = f"sqlite:///{folder}/mlflow.db"
+    with subprocess.Popen([sys.executable, "-c", KILLED_BENCHMARK, uri], stdout=subprocess.PIPE) as killed:
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == b"running\n"
+        client = connect(uri)
+        # Like the one that will be killed, but: of a process that lives; of another machine; said by nobody.
+        alive, _ = open_tracker(None, "b-alive", folder)
+        assert wait_for(lambda: alive.run_id(None), 20)
+        own = "tags.`paribus.bench_id` = 'b-dead'"
+        (dead,) = search(client, [alive._experiment], f"{own} and tags.`paribus.arm` = 'ppo'")
+        names = ("host", "pid", "process_began")
+        tags = {f"paribus.{name}": dead.data.tags[f"paribus.{name}"] for name in names}
+        others = [tags | {"paribus.host": "elsewhere"}, {}, tags | {"paribus.pid": "1; DROP"}]
+        kept = [client.create_run(alive._experiment, tags=each).info.run_id for each in others]
+        kept.append(str(alive.run_id(None)))
+        early, _ = open_tracker(None, "b-early", folder)
+        early.close()
+        assert client.get_run(dead.info.run_id).info.status == "RUNNING"
+        killed.kill()
+    late, lines = open_tracker(None, "b-late", folder)
+    late.close()
+    assert lines == []
+    assert {run.info.status for run in search(client, [alive._experiment], own)} == {"KILLED"}
+    assert {client.get_run(run).info.status for run in kept} == {"RUNNING"}
+    alive.close()
+
+
+def test_a_number_given_again_is_another_process() -> None:
+    mine = processes.began(os.getpid())
+    assert mine is not None
+    assert not processes.has_ended(os.getpid(), mine)
+    assert processes.has_ended(os.getpid(), mine[:-1])
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    when = processes.began(gone.pid)
+    assert when not in (None, mine)
+    gone.wait()
+    assert processes.has_ended(gone.pid, str(when))
+
+
+def test_the_newest_attempt_is_the_last_to_begin_also_after_the_clock_was_set_back(folder: Path) -> None:
+    future, _ = open_tracker(None, "b-back", folder)
+    run = future.start_run("ppo", 0, {})
+    assert wait_for(lambda: future.run_id(run) and not future._records, 20)
+    # As if the first attempt had begun in an hour, by a clock that has been set back since.
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        database.execute("UPDATE runs SET start_time = start_time + 3600000")
+    second, _ = open_tracker(None, "b-back", folder)
+    again = second.start_run("ppo", 0, {})
+    second.log_artifact(again, _file(folder / "again" / "steps.jsonl", "second"))
+    second.end_run(again, "FINISHED")
+    assert second.close() == 0
+    assert contents(fetch(second.uri, "b-back", folder / "out")) == {"ppo-seed0/steps.jsonl": b"second"}
+    future.close()
 
 
 class Lossy:

@@ -3,7 +3,7 @@ model starts from.
 
 What is kept are completions, not verdicts, so that a changed verifier judges them anew. They are found by all that they
 follow from: the weights, the requests, and what computes them (engine, type, device, versions, this package's own
-sources). They are read as data of unknown origin: what is not as expected is sampled again.
+sources). They are read as data of unknown origin: what is not what was written is said and sampled again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ CHUNK = 512
 
 
 class RememberingEngine:
-    """The engine it is given, with a memory in `folder`."""
+    """The engine it is given, with a memory in `folder`. warn: gets one line for each file that is damaged."""
 
-    def __init__(self, engine: Engine, policy: Policy, folder: Path) -> None:
-        self.engine, self.policy, self.folder = engine, policy, folder
+    def __init__(self, engine: Engine, policy: Policy, folder: Path, warn: Callable[[str], None]) -> None:
+        self.engine, self.policy, self.folder, self.warn = engine, policy, folder, warn
         self.exact, self.ran = engine.exact, None
         self._identity: str | None = None
 
@@ -60,25 +60,33 @@ class RememberingEngine:
             self._identity = identity(self.engine, self.policy)
         asked = json.dumps([self._identity, requests, sampling])
         path = self.folder / f"{hashlib.sha256(asked.encode()).hexdigest()}.json"
-        known = remembered(path, len(requests))
+        known = None
+        if path.is_file():
+            try:
+                known = remembered(path, len(requests))
+            except (UserError, TypeError, ValueError, KeyError):
+                self.warn(f"{path}: damaged, its completions are sampled again")
         if known is None:
             known = self.engine.generate(requests, sampling)
             # A memory that cannot be written costs time later, and nothing now.
             with contextlib.suppress(UserError):
-                write_json(path, [[c.token_ids, c.logprobs, c.text, c.truncated] for c in known])
+                rows = [[c.token_ids, c.logprobs, c.text, c.truncated] for c in known]
+                write_json(path, {"sha256": digest(rows), "completions": rows})
         return known
 
 
-def remembered(path: Path, count: int) -> list[Completion] | None:
-    """The completions in a file, or None where it holds anything else."""
-    if not path.is_file():
-        return None
-    try:
-        rows = read_json(path)
-        found = [_completion(*row) for row in rows]
-    except (UserError, TypeError, ValueError):
-        return None
-    return found if len(found) == count else None
+def remembered(path: Path, count: int) -> list[Completion]:
+    """The completions in a file. Raises UserError, TypeError, ValueError or KeyError where it holds anything else."""
+    content = read_json(path)
+    rows = content["completions"]
+    found = [_completion(*row) for row in rows]
+    if len(found) != count or digest(rows) != content["sha256"]:
+        raise ValueError
+    return found
+
+
+def digest(rows: Sequence[Sequence[Any]]) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def _completion(token_ids: list[Any], logprobs: list[Any], text: Any, truncated: Any) -> Completion:

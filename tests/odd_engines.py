@@ -1,0 +1,45 @@
+"""Engines that do what an engine must not, for a worker that is given them: they hang, dawdle, crash."""
+
+from __future__ import annotations
+
+import faulthandler
+import threading
+import time
+
+from harness.engines.torch_engine import TorchEngine
+
+
+class Hanging(TorchEngine):
+    """Waits for a lock that nobody gives back."""
+
+    def generate(self, requests, sampling):
+        threading.Event().wait()
+
+
+class Dawdling(TorchEngine):
+    """Works for seconds without an event: slow, not hung."""
+
+    def generate(self, requests, sampling):
+        ends = time.monotonic() + 4
+        while time.monotonic() < ends:
+            completions = super().generate(requests, sampling)
+        return completions
+
+
+class Crashing(TorchEngine):
+    """Reads memory that is not its own."""
+
+    def generate(self, requests, sampling):
+        faulthandler._sigsegv()
+
+
+def hanging(policy, spec):
+    return Hanging(policy, batch_size=64)
+
+
+def dawdling(policy, spec):
+    return Dawdling(policy, batch_size=64)
+
+
+def crashing(policy, spec):
+    return Crashing(policy, batch_size=64)
