@@ -140,10 +140,10 @@ def step_time(
     """Seconds per step, the median of the seeds' medians: at most 5 % more, or three times the median distance of the
     baseline's seeds from their median, whichever is larger.
 
-    machine: this machine's time for a fixed piece of work over the baseline's. Where the code is slower by no more
-        than the machine is, nobody can tell; nor where some seed is not slower at all, because code slows all of them
-        and a neighbour only some. disturbed: the baseline's and this benchmark's seeds whose run something else on the
-        machine slowed; they are left out.
+    machine: this machine's time for a fixed piece of work over the baseline's. It counts twice, because what slows one
+        large product slows many small ones more: slower by no more than that, and nobody can tell. Nor where some seed
+        is not slower at all, because code slows all of them and a neighbour only some. disturbed: the baseline's and
+        this benchmark's seeds whose run something else on the machine slowed; they are left out.
     """
     if without := lacking(base, new):
         return incomplete(arm, name, without)
@@ -156,7 +156,7 @@ def step_time(
     before, after, pace = median(was), median(now), machine or 1.0
     limit = max(TIME_LIMIT * before, TIME_SPREADS * median(abs(value - before) for value in was))
     if after > before + limit:
-        slower = min(now) / max(pace, 1.0) > before + limit
+        slower = min(now) / max(pace, 1.0) ** 2 > before + limit
         outcome = Outcome.REGRESSION if slower else Outcome.UNDECIDED
     else:
         outcome = Outcome.BETTER if after / min(pace, 1.0) < before - limit else Outcome.PASS
