@@ -143,7 +143,8 @@ def step_time(
     machine: this machine's time for a fixed piece of work over the baseline's. It counts twice, because what slows one
         large product slows many small ones more: slower by no more than that, and nobody can tell. Nor where some seed
         is not slower at all, because code slows all of them and a neighbour only some. disturbed: the baseline's and
-        this benchmark's seeds whose run something else on the machine slowed; they are left out.
+        this benchmark's seeds whose run something else on the machine slowed; they are left out, and a single one that
+        is left convicts nobody.
     """
     if without := lacking(base, new):
         return incomplete(arm, name, without)
@@ -154,10 +155,12 @@ def step_time(
         sentence = f"something else on the machine slowed every run {whose}"
         return Gate(arm, name, Outcome.UNDECIDED, sentence, unit="s")
     before, after, pace = median(was), median(now), machine or 1.0
+    left_out = 2 * len(base) - len(was) - len(now)
+    alone = left_out > 0 and min(len(was), len(now)) == 1
     limit = max(TIME_LIMIT * before, TIME_SPREADS * median(abs(value - before) for value in was))
     if after > before + limit:
         slower = min(now) / max(pace, 1.0) ** 2 > before + limit
-        outcome = Outcome.REGRESSION if slower else Outcome.UNDECIDED
+        outcome = Outcome.REGRESSION if slower and not alone else Outcome.UNDECIDED
     else:
         outcome = Outcome.BETTER if after / min(pace, 1.0) < before - limit else Outcome.PASS
     sentence = f"{relative(after, before)}; up to {text.percent(limit / before, 0)} more is allowed"
@@ -167,7 +170,7 @@ def step_time(
         sentence += f"; the machine itself was {change} {direction} at a fixed piece of work"
     if outcome is Outcome.UNDECIDED and min(now) <= before + limit:
         sentence += "; not every measurement was slower"
-    if left_out := 2 * len(base) - len(was) - len(now):
+    if left_out:
         sentence += f"; {text.plural(left_out, 'run')} left out, slowed by something else on the machine"
     return Gate(arm, name, outcome, sentence, before, after, "s")
 
