@@ -62,6 +62,8 @@ FAULTS = (
     Fault(
         "sampler's temperature ignored", "harness/vocabulary.py",
         {"if temperature == 0 else inverse_cdf": "if temperature < 0 else inverse_cdf"},
+        # Training samples at a temperature of 1, evaluation at 0.
+        ("eval/arithmetic_heldout/accuracy before training",),
     ),
     Fault(
         "a step 20 % slower", "harness/loop.py",
