@@ -2,7 +2,7 @@
 
 Kills fall at random moments: every other one anywhere (start-up, evaluation and report included), the others a little
 after the first step that was taken since the last kill. Parent alone and whole process group in turn. `make kill-trial
-ARGS="--kills 30"` takes about ten minutes on two cores.
+ARGS="--kills 30"` takes about a quarter of an hour on two cores.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from real_bench import RUNS, determined, every_step_once, finish, kill, same, settings, start
 
 SETTINGS = (
-    "budget.samples=8000", "rollout.prompts_per_step=2", "eval.questions=8", "eval.every=0.2", "critic.warmup_steps=2",
+    "budget.samples=4800", "rollout.prompts_per_step=2", "eval.questions=8", "eval.every=0.2", "critic.warmup_steps=2",
     "checkpoint.every_s=0.3",
 )  # fmt: skip
 ANYWHERE_S, AFTER_A_STEP_S = (3.0, 19.0), (0.0, 4.0)
