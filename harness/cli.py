@@ -14,7 +14,7 @@ from rich.console import Console
 
 from harness.spec import BenchSpec
 from harness.spec_file import load_bench, profiles_of
-from harness.tracking_store import BENCH_ID, check_bench_id
+from harness.tracking_store import check_bench_id
 from harness.types import InfrastructureError, UserError
 from harness.worker import Registry
 
@@ -258,8 +258,7 @@ def trend(
     from reports.trend_read import FILES, MOST_BYTES
 
     name = load_bench(Path(suite)).suite.name if suite.endswith(".toml") else suite
-    if not BENCH_ID.fullmatch(name):
-        raise UserError(f"suite {name!r}: letters, digits, '.', '_' and '-' only")
+    check_bench_id(name, "suite")
     past = past_benchmarks(
         tracking_uri(None, out_folder), name, FILES, last=last, profile=profile_name, most_bytes=MOST_BYTES
     )

@@ -92,9 +92,7 @@ def past_benchmarks(
     if profile is not None and not PROFILE.fullmatch(profile):
         raise UserError(f"--profile {profile!r}: letters, digits, '.', '_' and '-' only")
     with _reported(uri), tempfile.TemporaryDirectory(prefix="paribus-") as scratch:
-        # Connecting would create the file.
-        file = sqlite_file(uri)
-        client = connect(uri) if file is None or file.exists() else None
+        client = _client(uri)
         experiment = client.get_experiment_by_name(suite) if client else None
         only = f" and params.profile = '{profile}'" if profile else ""
         runs = experiment and search(client, [experiment.experiment_id], benchmark_filter(None) + only, limit=last)
@@ -102,7 +100,7 @@ def past_benchmarks(
             which = f" with the profile {profile!r}" if profile else ""
             raise UserError(f"MLflow at {redact(uri)}: no benchmark of suite {suite!r}{which}")
         for run in runs:
-            files, faults = _few(client, run.info.run_id, names, Path(scratch), most_bytes)
+            files, faults = _few(client, run, uri, names, Path(scratch), most_bytes)
             bench_id = run.data.tags.get("paribus.bench_id", "")
             if not BENCH_ID.fullmatch(bench_id):
                 bench_id, files = f"run {run.info.run_id}", {}
@@ -111,7 +109,7 @@ def past_benchmarks(
 
 
 def _few(
-    client: Any, run_id: str, names: Sequence[str], scratch: Path, most_bytes: int
+    client: Any, run: Any, uri: str, names: Sequence[str], scratch: Path, most_bytes: int
 ) -> tuple[dict[str, bytes], dict[str, str]]:
     """(content by name, fault by name) of files at the top of a run's artifacts."""
     files, faults = {}, {}
@@ -119,24 +117,25 @@ def _few(
     for name in names:
         try:
             if not sizes:
-                sizes = {each.path: each.file_size or 0 for each in client.list_artifacts(run_id) if not each.is_dir}
-            files[name] = _content(client, run_id, name, sizes, scratch, most_bytes)
+                repository = artifacts(run, uri)
+                sizes = {each.path: each.file_size or 0 for each in repository.list_artifacts() if not each.is_dir}
+            files[name] = _content(repository, name, sizes, scratch, most_bytes)
         except UserError as error:
             faults[name] = str(error)
         except Exception as error:
             # Is it this file or the server? One that is gone raises here, too.
-            client.get_run(run_id)
+            client.get_run(run.info.run_id)
             faults[name] = cause(error)
     return files, faults
 
 
-def _content(client: Any, run_id: str, name: str, sizes: Mapping[str, int], scratch: Path, most_bytes: int) -> bytes:
+def _content(repository: Any, name: str, sizes: Mapping[str, int], scratch: Path, most_bytes: int) -> bytes:
     """Raises EvidenceError where the file is missing or too large."""
     if name not in sizes:
         raise EvidenceError("MLflow does not have it")
     content = b""
     if sizes[name] <= most_bytes:
-        with Path(client.download_artifacts(run_id, name, str(scratch))).open("rb") as got:
+        with Path(repository.download_artifacts(name, str(scratch))).open("rb") as got:
             # What a server claims of a size is not always what it sends.
             content = got.read(most_bytes + 1)
     if max(sizes[name], len(content)) > most_bytes:
@@ -144,15 +143,18 @@ def _content(client: Any, run_id: str, name: str, sizes: Mapping[str, int], scra
     return content
 
 
+def _client(uri: str) -> Any:
+    """A client, or None where there is no store: connecting would create the file."""
+    file = sqlite_file(uri)
+    return connect(uri) if file is None or file.exists() else None
+
+
 def _find(uri: str, wanted: str, suite: str | None) -> tuple[Any, Any]:
     """(client, parent run): the newest that fits."""
     bench_id = None if wanted == "latest" else wanted
     if bench_id is not None:
         check_bench_id(bench_id)
-    file = sqlite_file(uri)
-    # Connecting would create the file.
-    if file is None or file.exists():
-        client = connect(uri)
+    if client := _client(uri):
         experiments = [e.experiment_id for e in client.search_experiments() if suite in (None, e.name)]
         for run in experiments and search(client, experiments, benchmark_filter(bench_id), limit=1):
             if not BENCH_ID.fullmatch(run.data.tags.get("paribus.bench_id", "")):

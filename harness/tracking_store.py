@@ -35,10 +35,10 @@ RAM_FOLDER = Path("/dev/shm")
 BENCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
-def check_bench_id(bench_id: str) -> None:
-    """Raises UserError where `bench_id` could not name a folder and stand in a search condition."""
+def check_bench_id(bench_id: str, what: str = "benchmark id") -> None:
+    """Raises UserError where `bench_id` could not name a folder and stand in a search condition. what: it is."""
     if not BENCH_ID.fullmatch(bench_id):
-        raise UserError(f"benchmark id {bench_id!r}: letters, digits, '.', '_' and '-' only")
+        raise UserError(f"{what} {bench_id!r}: letters, digits, '.', '_' and '-' only")
 
 
 def tracking_uri(uri: str | None, fallback: Path) -> str:

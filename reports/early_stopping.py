@@ -52,10 +52,10 @@ def kept(run: Run, task: str) -> Kept | None:
     """
     best: Kept | None = None
     since = 0
+    # A run without a journal has no column of steps.
+    steps, rewards = series.column(run, "step"), series.column(run, REWARD)
     for evaluation in _evaluations(run, task):
-        # A run without a journal has no column of steps.
-        steps = series.column(run, "step")
-        window = series.column(run, REWARD)[(steps > since) & (steps <= evaluation.step)]
+        window = rewards[(steps > since) & (steps <= evaluation.step)]
         if window.empty or not np.isfinite(window).all():
             return None
         reward = float(window.mean())

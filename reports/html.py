@@ -22,14 +22,14 @@ from reports.comparison import Comparison, disagrees
 from reports.series import AXES
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_KINDS = {"invalid": "bad", "equivalent": "good", "inconclusive": "open", "no verdict": "open"}
-_SYMBOLS = {"bad": "✗", "good": "=", "open": "?", "win": "▲"}
+KINDS = {"invalid": "bad", "equivalent": "good", "inconclusive": "open", "no verdict": "open"}
+SYMBOLS = {"bad": "✗", "good": "=", "open": "?", "win": "▲"}
 
 
 def render(comparison: Comparison) -> str:
     """The whole page. The same comparison gives the same bytes."""
     bench, matching = comparison.bench, comparison.bench["matching"]
-    kind = "open" if comparison.unfit else _KINDS.get(comparison.verdict, "win")
+    kind = "open" if comparison.unfit else KINDS.get(comparison.verdict, "win")
     arms = comparison.arms
     budget, kinds = bench["budget"], _kind_names(comparison)
     return (
@@ -40,7 +40,7 @@ def render(comparison: Comparison) -> str:
             bench=bench,
             names=[text.arm_name(arm) for arm in arms],
             kind=kind,
-            symbol=_SYMBOLS[kind],
+            symbol=SYMBOLS[kind],
             verdict=_verdict_label(comparison),
             audit=_audit(comparison),
             budget=f"{text.large(budget.get('limit') or 0)} {str(budget.get('currency')).replace('_', ' ')}",

@@ -13,8 +13,6 @@ from reports import trend_tables as tables
 from reports.panels import Panel
 from reports.trend import Entry, History
 
-KINDS = {"equivalent": "good", "inconclusive": "open", "no verdict": "open"}
-SYMBOLS = {"bad": "✗", "good": "=", "open": "?", "win": "▲"}
 MOST_CHARS = 1000
 
 
@@ -34,7 +32,7 @@ def render(history: History) -> str:
             h=history,
             newest=newest,
             kind=kind,
-            symbol=SYMBOLS[kind],
+            symbol=html.SYMBOLS[kind],
             label=_label(newest),
             sentence=_sentence(newest),
             when=text.moment,
@@ -52,7 +50,7 @@ def render(history: History) -> str:
 def _kind(entry: Entry) -> str:
     if not entry.group or entry.found is None:
         return "bad"
-    return "win" if entry.found.verdict.endswith(" better") else KINDS.get(entry.found.verdict, "open")
+    return "win" if entry.found.verdict.endswith(" better") else html.KINDS.get(entry.found.verdict, "open")
 
 
 def _label(entry: Entry) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -165,7 +166,7 @@ def main() -> int:
         if subprocess.run(command, cwd=ROOT, check=False).returncode:
             failed.append(f"{name}: what it failed on is in {folder}")
         else:
-            subprocess.run(["rm", "-r", folder], check=True)
+            shutil.rmtree(folder)
     print("\n".join(failed) or "every input was taken, or refused in one line")
     return 1 if failed else 0
 

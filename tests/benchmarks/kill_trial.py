@@ -34,25 +34,24 @@ def begun(out: Path) -> subprocess.Popen[bytes]:
     return start(out, "arithmetic", "--seeds", "0", *settings(*SETTINGS))
 
 
-def steps(out: Path) -> int:
+def journalled(out: Path) -> int:
     """Bytes of all journals: they grow with every step."""
     return sum(path.stat().st_size for path in out.glob("latest/*/steps.jsonl"))
 
 
 def wait(process: subprocess.Popen[bytes], out: Path, *, for_a_step: bool, rng: random.Random) -> bool:
     """Until the moment to kill. Returns whether a step was taken since the process was started."""
-    before, least = steps(out), steps(out)
+    least, taken = journalled(out), False
     kill_at = time.monotonic() + (PATIENCE_S if for_a_step else rng.uniform(*ANYWHERE_S))
-    taken = False
     while process.poll() is None and time.monotonic() < kill_at:
-        # What came after the last checkpoint is cut off first, and done again.
-        least = min(least, steps(out))
-        if not taken and steps(out) > least:
+        size = journalled(out)
+        if size > least and not taken:
             taken = True
-            if for_a_step:
-                kill_at = time.monotonic() + rng.uniform(*AFTER_A_STEP_S)
+            kill_at = time.monotonic() + rng.uniform(*AFTER_A_STEP_S) if for_a_step else kill_at
+        # What came after the last checkpoint is cut off first, and done again.
+        least = min(least, size)
         time.sleep(0.02)
-    return taken or steps(out) > before
+    return taken
 
 
 def main() -> None:
