@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -39,35 +41,47 @@ def spec(data: bytes, scratch: Path) -> None:
     from harness.spec_file import load_bench
 
     scratch.write_bytes(data)
-    refused_or_taken(load_bench, scratch)
+    refused_or_taken(lambda: load_bench(scratch))
 
 
 def override(data: bytes, _: Path) -> None:
     from harness.spec_file import load_bench
 
-    text = data.decode("utf-8", "replace")
-    refused_or_taken(lambda path: load_bench(path, overrides=text.split("\0")), ROOT / "suites" / "arithmetic.toml")
+    overrides = data.decode("utf-8", "replace").split("\0")
+    refused_or_taken(lambda: load_bench(ROOT / "suites" / "arithmetic.toml", overrides=overrides))
 
 
 def baseline(data: bytes, scratch: Path) -> None:
     from harness.baseline import read
 
     scratch.write_bytes(data)
-    refused_or_taken(read, scratch)
+    refused_or_taken(lambda: read(scratch))
 
 
 def journal(data: bytes, scratch: Path) -> None:
     from harness.journal import read_lines
 
     scratch.write_bytes(data)
-    refused_or_taken(read_lines, scratch)
+    refused_or_taken(lambda: read_lines(scratch))
 
 
-def refused_or_taken(parse: Callable[[Path], Any], path: Path) -> None:
+def comparison(data: bytes, _: Path) -> None:
+    from reports.trend_read import read_comparison
+
+    refused_or_taken(lambda: read_comparison(data, past("comparison")["bench_id"]))
+
+
+def record(data: bytes, _: Path) -> None:
+    from reports.trend_read import read_bench
+
+    refused_or_taken(lambda: read_bench(data, past("record")["bench_id"]))
+
+
+def refused_or_taken(parse: Callable[[], Any]) -> None:
     from harness.types import UserError
 
     try:
-        parse(path)
+        parse()
     except UserError as error:
         in_one_line(error)
 
@@ -90,10 +104,27 @@ def seeds(name: str) -> list[bytes]:
         return [path.read_bytes() for path in (ROOT / "suites").glob("*.toml")]
     if name == "override":
         return [b"update.learning_rate=1e-4\0seeds=[0, 1]", b"arms.ppo.reason=why\0budget.steps=3", b"kl={}"]
+    if name in ("comparison", "record"):
+        return [compact(past(name))]
     whole = json.loads((ROOT / "baselines" / "arithmetic-ci.json").read_bytes())
     if name == "baseline":
-        return [json.dumps(whole, separators=(",", ":")).encode()]
+        return [compact(whole)]
     return [b'{"step":1,"loss":null,"nonfinite":["loss"]}\n{"step":2}\n', json.dumps(whole).encode() + b"\n"]
+
+
+@cache
+def past(name: str) -> dict[str, Any]:
+    """A past benchmark's comparison, no more of it than is read, or its record."""
+    from synthetic_history import one
+
+    from reports.trend_read import Found
+
+    comparison, record = one()
+    return {"comparison": Found.model_validate_json(json.dumps(comparison)).model_dump(), "record": record}[name]
+
+
+def compact(content: Any) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()
 
 
 def completions(cases: Any) -> list[dict[str, Any]]:
@@ -114,12 +145,13 @@ def odd_value_somewhere(data: bytes, seed: int) -> bytes | None:
         key = draw.choice(list(inside) if isinstance(inside, dict) else range(len(inside)))
         if not isinstance(inside[key], (dict, list)) or draw.random() < 0.2:
             inside[key] = draw.choice(ODD)
-            return json.dumps(content, separators=(",", ":")).encode()
+            return compact(content)
         inside = inside[key]
     return None
 
 
-TARGETS = {each.__name__: each for each in (grader, spec, override, baseline, journal)}
+TARGETS = {each.__name__: each for each in (grader, spec, override, baseline, journal, comparison, record)}
+OF_JSON = ("baseline", "journal", "comparison", "record")
 
 
 def fuzz(name: str, runs: int, folder: Path) -> None:
@@ -127,8 +159,15 @@ def fuzz(name: str, runs: int, folder: Path) -> None:
     import atheris
 
     target, scratch = TARGETS[name], folder / "input"
-    with atheris.instrument_imports(include=["harness", "suites"]):
-        import suites.grading  # noqa: F401
+    with atheris.instrument_imports(include=["harness", "reports", "suites"]):
+        for module in (
+            "harness.baseline",
+            "harness.journal",
+            "harness.spec_file",
+            "reports.trend_read",
+            "suites.grading",
+        ):
+            import_module(module)
 
     corpus = folder / "corpus"
     corpus.mkdir()
@@ -145,7 +184,7 @@ def fuzz(name: str, runs: int, folder: Path) -> None:
     ]  # fmt: skip
     atheris.Setup(
         [sys.argv[0], *options, str(corpus)], lambda data: target(data, scratch),
-        **({"custom_mutator": mutate} if name in ("baseline", "journal") else {}),
+        **({"custom_mutator": mutate} if name in OF_JSON else {}),
     )  # fmt: skip
     atheris.Fuzz()
 
