@@ -15,24 +15,23 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from harness import matching
+from harness.admission import audited, check_data
 from harness.bench_record import CONCLUDED, RunRow, evidence_of, locked, run_order, stamp
 from harness.children import Ended, Interrupted, child_events, interrupts
 from harness.disk import require_room
 from harness.environment import git_commit, installed
-from harness.fitting import bounds, largest_that_fits
+from harness.fit_runs import fit
 from harness.journal import read_json, read_lines, write_json
-from harness.models import locate
 from harness.progress import Display, duration
 from harness.spec import SCHEMA_VERSION, BenchSpec
 from harness.spec_file import recorded
 from harness.tracking import Status, Tracker
 from harness.tracking_store import redact
-from harness.types import EvidenceError, InfrastructureError, Task, UserError
+from harness.types import EvidenceError, InfrastructureError, UserError
 from harness.worker import Job, Registry
 
 BASE = "base"
@@ -40,37 +39,8 @@ REPORTED = ("bench.json", "report.html", "summary.md", "comparison.json", "junit
 TRACKED = ("steps.jsonl", "samples.jsonl", "evals/*.json", "worker.log")
 MLFLOW_STATUS: Mapping[str, Status] = {"finished": "FINISHED", "interrupted": "KILLED"}
 TRACKING_PATIENCE_S, ID_PATIENCE_S = 60.0, 5.0
-# Micro-batches are fitted to this share of the cap: over many steps an allocator comes to hold more than in the first.
-FITTED_SHARE = 0.92
-
 
 Report = TypeVar("Report")
-
-
-def audited(bench: BenchSpec, registry: Registry, source: str) -> matching.Audit:
-    """The matching audit of arms that can run. Raises UserError naming `source` for any that cannot."""
-    audit = matching.audit(bench)
-    matching.require_matched(audit, source)
-    try:
-        locate(bench.model.name)
-        registry.resolve("tasks", bench.suite.task, "suite.task")
-        for arm in bench.arms:
-            spec = bench.run_spec(arm)
-            registry.resolve("engines", spec.rollout.engine, "rollout.engine")
-            registry.resolve("algorithms", spec.algorithm, f"arms.{arm}.algorithm")(spec)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from None
-    return audit
-
-
-def check_data(bench: BenchSpec, registry: Registry, source: str) -> None:
-    """Read every prompt and gold answer. Raises UserError, or InfrastructureError where the hub cannot be reached."""
-    task: Task = registry.resolve("tasks", bench.suite.task, "suite.task")
-    for prompt in (*task.train(), *(prompt for prompts in task.heldout().values() for prompt in prompts)):
-        try:
-            task.verify("", prompt.answer)
-        except ValueError as error:
-            raise UserError(f"{source}: prompt {prompt.id!r}: {error}") from None
 
 
 class Benchmark:
@@ -236,37 +206,13 @@ class Benchmark:
     def _fit(self, display: Display) -> None:
         """Give each arm the largest micro-batch that fits the cap, as measured; no budget is charged for it."""
         found: dict[str, dict[str, Any]] = self.record.get("fit") or {}
-        cap_gib = self.bench.budget.memory_gib
-        assert cap_gib is not None
         for arm in (arm for arm in self.bench.arms if arm not in found):
-            smallest, whole = bounds(self.bench.run_spec(arm))
-            peak = partial(self._peak_with, arm, display)
-            best, tries = largest_that_fits(peak, int(FITTED_SHARE * cap_gib * 2**30), smallest=smallest, whole=whole)
-            tokens = best.tokens if best else None
-            found[arm] = {
-                "cap_bytes": int(cap_gib * 2**30), "tokens": tokens, "smallest": smallest, "whole": whole,
-                "tries": [vars(each) for each in tries],
-            }  # fmt: skip
-            display.log(f"{arm}: {f'{tokens:,} tokens of {whole:,} fit' if tokens else 'not even one sequence fits'}")
+            found[arm] = fit(self.bench, arm, self.registry, self.folder, display.log)
         # An arm with no room for a sequence shows as much when it runs.
         self.bench = self.bench.fitted({arm: each["tokens"] or each["smallest"] for arm, each in found.items()})
         self.audit = matching.audit(self.bench)
         self.record |= {"fit": found, "arms": self._arms()}
         self._write()
-
-    def _peak_with(self, arm: str, display: Display, tokens: int) -> int | None:
-        """The peak memory of an arm's steps with micro-batches of a size, or None where it does not fit."""
-        spec = self.bench.run_spec(arm).with_micro_batch(tokens).with_memory_share(FITTED_SHARE)
-        job = Job("fit", spec, self.bench.seeds[0], self.folder / f"{arm}-fit" / str(tokens), self.registry)
-        size = None
-        with closing(child_events(job)) as events:
-            for event in events:
-                if not isinstance(event, Ended):
-                    size = event.get("bytes")
-                elif event.status not in ("finished", "out_of_memory"):
-                    raise UserError(f"arms.{arm}: trying micro-batches of {tokens} tokens: {event.reason}")
-        display.log(f"{arm}: micro-batches of {tokens:,} tokens: {f'{size / 2**30:.2f} GiB' if size else 'no room'}")
-        return size
 
     def _one_run(self, row: RunRow, tracker: Tracker, display: Display) -> None:
         spec = self.bench.run_spec(row.arm)

@@ -146,17 +146,17 @@ def plan(
     """Say what a benchmark would compare and what each arm would need; trains nothing. Exit 2 where the arms differ
     undeclared.
     """
-    from harness.bench import audited
+    from harness.admission import audited
     from harness.journal import write_json
     from harness.matching import audit
-    from harness.needs import needs, render, to_json
+    from harness.needs import Target, needs, render, to_json
     from harness.plan import compared, shared_settings
 
     spec, path, _ = resolve(suite, profile, arms, seeds, overrides, for_a_gpu=device is not None)
     found = audit(spec)
     out.print(compared(spec, found))
     audited(spec, REGISTRY, str(path))
-    target = target_of(spec, device, memory_gib, peak_tflops)
+    target = Target.of(spec, device, memory_gib, peak_tflops, has_gpu=has_gpu())
     algorithms = {
         arm: REGISTRY.resolve("algorithms", table.algorithm, f"arms.{arm}.algorithm")
         for arm, table in spec.arms.items()
@@ -176,24 +176,6 @@ def plan(
     out.print(render(needed, target, words, utilisation), "", shared_settings(found), sep="\n")
 
 
-def target_of(spec: BenchSpec, device: str | None, memory_gib: float | None, peak_tflops: float | None) -> Any:
-    """What a plan's needs are held against: a named GPU, a given memory, the suite's cap, or this machine."""
-    from harness.devices import CONTEXT_BYTES, named
-    from harness.environment import device_memory
-    from harness.needs import Target
-
-    flops = peak_tflops * 1e12 if peak_tflops else None
-    memory_gib = memory_gib or spec.budget.memory_gib
-    if device is not None:
-        card = named(device)
-        capacity = int(memory_gib * 2**30) if memory_gib else card.memory_bytes - CONTEXT_BYTES
-        return Target(device, capacity, flops or card.peak_flops(spec.model.dtype), on_gpu=True)
-    capacity = int(memory_gib * 2**30) if memory_gib else device_memory()
-    on_gpu = has_gpu() or spec.model.dtype != "float32"
-    name = f"{memory_gib:g} GiB" if memory_gib else "this machine"
-    return Target(name, capacity, flops, on_gpu)
-
-
 @app.command()
 def profile(
     suite: SuiteArgument,
@@ -204,7 +186,7 @@ def profile(
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here as well")] = None,
 ) -> None:
     """Measure an arm's steady speed and memory by phase; tracks and evaluates nothing."""
-    from harness.bench import audited
+    from harness.admission import audited
     from harness.journal import write_json
     from harness.profile import profile as measure
     from harness.profile import render
@@ -346,28 +328,10 @@ def grade(
     file: Annotated[Path, typer.Argument(help='lines of {"completion", "answer"}')],
 ) -> None:
     """The reward's verdict, offline: lines of completion and answer in, lines of correct and extracted out."""
+    from harness.offline import graded
+
     task = REGISTRY.resolve("tasks", load_bench(suite_file(suite)).suite.task, "suite.task")
-    try:
-        # str.splitlines would also cut at separators inside a completion.
-        with file.open(encoding="utf-8") as source:
-            lines = list(source)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read ({getattr(error, 'strerror', error)})") from None
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            completion, answer = row["completion"], row["answer"]
-            if not isinstance(completion, str) or not isinstance(answer, str):
-                raise TypeError
-            verdict = task.verify(completion, answer)
-        except (KeyError, TypeError):
-            raise UserError(f'{file}:{number}: expected an object with the strings "completion", "answer"') from None
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file}:{number}: not JSON: {error.msg} at column {error.colno}") from None
-        except RecursionError:
-            raise UserError(f"{file}:{number}: nested too deep") from None
-        except ValueError as error:
-            raise UserError(f"{file}:{number}: {error}") from None
+    for verdict in graded(file, task.verify):
         sys.stdout.write(json.dumps({"correct": verdict.correct, "extracted": verdict.extracted}) + "\n")
 
 

@@ -14,6 +14,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from harness.devices import CONTEXT_BYTES, named
+from harness.environment import device_memory
 from harness.fitting import bounds, largest_that_fits
 from harness.forecast import Forecast, forecast
 from harness.memory import COMPONENTS, OF_THE_CRITIC
@@ -34,6 +36,21 @@ class Target(NamedTuple):
     capacity: int
     peak_flops: float | None
     on_gpu: bool
+
+    @classmethod
+    def of(
+        cls, spec: BenchSpec, device: str | None, memory_gib: float | None, peak_tflops: float | None, *, has_gpu: bool
+    ) -> Target:
+        """A named GPU, a given memory, the suite's cap, or this machine. Raises UserError for an unknown GPU."""
+        flops = peak_tflops * 1e12 if peak_tflops else None
+        memory_gib = memory_gib or spec.budget.memory_gib
+        if device is not None:
+            card = named(device)
+            capacity = int(memory_gib * 2**30) if memory_gib else card.memory_bytes - CONTEXT_BYTES
+            return cls(device, capacity, flops or card.peak_flops(spec.model.dtype), on_gpu=True)
+        capacity = int(memory_gib * 2**30) if memory_gib else device_memory()
+        name = f"{memory_gib:g} GiB" if memory_gib else "this machine"
+        return cls(name, capacity, flops, on_gpu=has_gpu or spec.model.dtype != "float32")
 
 
 @dataclass(frozen=True)

@@ -19,17 +19,15 @@ import sys
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.outbox import Delivery, Outbox, Rejected
 from harness.tracking_store import (
-    UNABLE,
     abandoned,
     benchmark_filter,
     cause,
@@ -54,31 +52,8 @@ PARENT = "parent"
 
 # MLflow's own limits.
 METRICS_PER_BATCH, TAG_CHARS = 1000, 5000
-FLUSH_METRICS, FLUSH_SECONDS = 500, 2.0
-MAX_PENDING = 200_000
-FIRST_PAUSE_S, LONGEST_PAUSE_S, PROBE_AFTER = 1.0, 30.0, 3
+FLUSH_METRICS = 500
 EPOCH_NS = time.time_ns() - time.monotonic_ns()
-
-# The server understood these requests and will never accept them: trying again is pointless.
-REJECTIONS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
-
-
-class _Rejected(Exception):
-    """Work that can never succeed."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Work:
-    """One thing to send. `metrics` is how many values it carries; `creates` marks what all later work needs."""
-
-    send: Callable[[], None]
-    metrics: int = 0
-    creates: bool = False
-
-    @property
-    def weight(self) -> int:
-        """What it counts as when it is lost."""
-        return self.metrics or 1
 
 
 class Tracker:
@@ -104,11 +79,7 @@ class Tracker:
         self.uri = tracking_uri(uri, fallback)
         self.suite, self.bench_id = suite, bench_id
         self._warn = warn or (lambda line: print(line, file=sys.stderr))
-        self._wake = threading.Condition()
-        self._records: deque[_Work] = deque()
-        # Files wait apart: a broken artifact store must not hold up metrics.
-        self._files: deque[_Work] = deque()
-        self._files_after = 0.0
+        self.outbox = Outbox(collect=self._flush_all, failed=self._complain, answers=self._answers)
         # Run names may come again (a repeated run), so everything below is kept under a key unique to the attempt.
         self._keys: dict[str | None, str] = {None: PARENT}
         self._attempt = uuid.uuid4().hex
@@ -116,12 +87,10 @@ class Tracker:
         self._open: dict[str, None] = {}
         self._buffer: dict[str, list[MetricRow]] = {}
         self._nonfinite: dict[str, int] = {}
-        self._pending = self._lost = 0
         self._settled = threading.Event()
         self._known: set[str] = set()
         self._ended: set[str] = set()
-        self._resumed = self._closing = self._warned = False
-        self._thread: threading.Thread | None = None
+        self._resumed = self._warned = False
         self._client: Any = None
         self._experiment = ""
         # The newest attempt of a run is the one that began last, also where the clock has been set back in between.
@@ -131,12 +100,11 @@ class Tracker:
 
     def start_benchmark(self, params: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> None:
         """Open the parent run. A benchmark that is resumed under its id gets its parent back, params untouched."""
-        assert self._thread is None, "one tracker, one benchmark"
+        assert not self.outbox.started, "one tracker, one benchmark"
         self._open[PARENT] = None
-        self._add(_Work(partial(self._send_benchmark, dict(tags or {}), _now_ms()), creates=True))
+        self.outbox.add(Delivery(partial(self._send_benchmark, dict(tags or {}), _now_ms()), creates=True))
         self._add_params(PARENT, params)
-        self._thread = threading.Thread(target=self._loop, name="mlflow-tracking", daemon=True)
-        self._thread.start()
+        self.outbox.start("mlflow-tracking")
 
     def ready(self, timeout: float) -> bool:
         """Wait until the parent run exists or the first attempt has failed; whether it exists.
@@ -148,8 +116,10 @@ class Tracker:
 
     def wait_for_ids(self, timeout: float) -> None:
         """Wait until MLflow has given every run its id, unless something could not be sent."""
-        with self._wake:
-            self._wake.wait_for(lambda: self._warned or all(key in self._ids for key in self._keys.values()), timeout)
+        with self.outbox.lock:
+            self.outbox.lock.wait_for(
+                lambda: self._warned or all(key in self._ids for key in self._keys.values()), timeout
+            )
 
     def ended_before(self, run: str) -> bool:
         """Whether a resumed benchmark's newest run of this name was ended, so that MLflow has all of its metrics."""
@@ -160,17 +130,17 @@ class Tracker:
         run, key = f"{arm}-seed{seed}", uuid.uuid4().hex
         # The key as a tag: creating again after a lost answer finds the child instead of making a twin.
         own = {"paribus.arm": arm, "paribus.seed": str(seed), "paribus.attempt": key}
-        with self._wake:
+        with self.outbox.lock:
             self._keys[run] = key
             self._open[key] = None
-        self._add(_Work(partial(self._send_run, key, run, {**(tags or {}), **own}, _now_ms()), creates=True))
+        self.outbox.add(Delivery(partial(self._send_run, key, run, {**(tags or {}), **own}, _now_ms()), creates=True))
         self._add_params(key, params)
         return run
 
     def log_step(self, run: str | None, step: int, metrics: Mapping[str, float | None]) -> None:
         """Buffer the metrics of one step. Null and non-finite values are dropped and counted."""
         now = _now_ms()
-        with self._wake:
+        with self.outbox.lock:
             key = self._key(run)
             rows = self._buffer.setdefault(key, [])
             seen: set[str] = set()
@@ -178,14 +148,10 @@ class Tracker:
                 number = _number(value)
                 if number is None:
                     self._nonfinite[key] = self._nonfinite.get(key, 0) + 1
-                elif self._pending >= MAX_PENDING:
-                    self._lost += 1
-                else:
+                elif self.outbox.reserve():
                     rows.append((distinct(sanitise(name), seen), number, now, int(step)))
-                    self._pending += 1
             if len(rows) >= FLUSH_METRICS:
                 self._flush(key)
-                self._wake.notify()
 
     def log_eval(self, run: str | None, task: str, step: int, metrics: Mapping[str, float | None]) -> None:
         """Log an evaluation as `eval/<task>/<metric>`."""
@@ -193,7 +159,7 @@ class Tracker:
 
     def log_artifact(self, run: str | None, path: Path, artifact_path: str | None = None) -> None:
         """Upload a file into the folder `artifact_path`. It is read later: leave it unchanged until `close`."""
-        self._add(_Work(partial(self._send_file, self._key(run), path, artifact_path)), files=True)
+        self.outbox.add(Delivery(partial(self._send_file, self._key(run), path, artifact_path)), file=True)
 
     def log_folder(self, run: str | None, folder: Path, patterns: Iterable[str]) -> None:
         """Upload the files of `folder` that match a glob, under the same relative paths."""
@@ -214,98 +180,47 @@ class Tracker:
     def close(self, timeout: float = 30.0) -> int:
         """Try a last time to send everything; returns `undelivered`. A benchmark nobody ended is FAILED."""
         self.end_benchmark("FAILED")
-        with self._wake:
-            for key in list(self._buffer):
-                self._flush(key)
-            self._closing = True
-            self._wake.notify_all()
-        if self._thread is not None:
-            self._thread.join(timeout)
+        self.outbox.close(timeout)
         return self.undelivered
 
     @property
     def undelivered(self) -> int:
         """Metric values and other records (params, statuses, files) lost so far; once closed, also what waits."""
-        with self._wake:
-            waiting = sum(work.weight for work in (*self._records, *self._files)) if self._closing else 0
-            return self._lost + waiting
+        return self.outbox.undelivered
 
     def run_id(self, run: str | None) -> str | None:
         """MLflow's id of a run, None while the server has not created it."""
         return self._ids.get(self._key(run))
 
-    # The queue.
+    # What is queued.
 
     def _key(self, run: str | None) -> str:
         """The attempt a name stands for; a name not started here may be a child of a resumed benchmark."""
         return self._keys.get(run) or str(run)
 
-    def _add(self, work: _Work, *, files: bool = False) -> None:
-        with self._wake:
-            (self._files if files else self._records).append(work)
-            self._wake.notify()
-
     def _add_params(self, key: str, params: Mapping[str, Any]) -> None:
         for batch in param_batches(flatten(params)):
-            self._add(_Work(partial(self._send_params, key, batch)))
+            self.outbox.add(Delivery(partial(self._send_params, key, batch)))
 
     def _flush(self, key: str) -> None:
         """Move a run's buffered metrics to the queue. The caller holds the lock."""
         rows = iter(self._buffer.pop(key, ()))
         while batch := list(islice(rows, METRICS_PER_BATCH)):
-            self._records.append(_Work(partial(self._send_metrics, key, batch), metrics=len(batch)))
+            self.outbox.add(Delivery(partial(self._send_metrics, key, batch), metrics=len(batch)))
 
     def _end(self, key: str, status: Status) -> None:
         ended = _now_ms()
-        with self._wake:
+        with self.outbox.lock:
             if key not in self._open:
                 return
             del self._open[key]
             self._flush(key)
             dropped = self._nonfinite.get(key, 0)
-        self._add(_Work(partial(self._send_end, key, status, dropped, ended)))
+        self.outbox.add(Delivery(partial(self._send_end, key, status, dropped, ended)))
 
-    def _loop(self) -> None:
-        """Send records in order, then files; until closed and empty, or closed and the server does not answer."""
-        pause, tries, flushed = FIRST_PAUSE_S, 0, time.monotonic()
-        while True:
-            with self._wake:
-                if not self._closing and not self._next():
-                    self._wake.wait(FLUSH_SECONDS)
-                if time.monotonic() - flushed >= FLUSH_SECONDS:
-                    flushed = time.monotonic()
-                    for key in list(self._buffer):
-                        self._flush(key)
-                queue, last_try = self._next(), self._closing
-                if not queue:
-                    if last_try:
-                        return
-                    continue
-                work = queue[0]
-            try:
-                work.send()
-            except Exception as error:
-                self._complain(error)
-                tries += 1
-                is_file = queue is self._files
-                blameless = is_file or UNABLE.search(str(error))
-                answers = not blameless and (last_try or tries >= PROBE_AFTER) and self._answers()
-                if last_try and not is_file and not answers:
-                    return
-                if last_try or ((answers or _is_final(error)) and not work.creates):
-                    tries = 0
-                    self._done(queue, work, lost=True)
-                    continue
-                with self._wake:
-                    if is_file:
-                        self._files.rotate(-1)
-                        self._files_after = time.monotonic() + pause
-                    else:
-                        self._wake.wait_for(lambda: self._closing, pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
-            else:
-                pause, tries = FIRST_PAUSE_S, 0
-                self._done(queue, work, lost=False)
+    def _flush_all(self) -> None:
+        for key in list(self._buffer):
+            self._flush(key)
 
     def _answers(self) -> bool:
         """Whether the server is alive, so that a record it keeps failing on is itself at fault."""
@@ -314,18 +229,6 @@ class Tracker:
         except Exception:
             return False
         return True
-
-    def _next(self) -> deque[_Work]:
-        """The queue to serve: files where no record waits and no pause after a failed file is running."""
-        files_may = self._closing or time.monotonic() >= self._files_after
-        return self._files if not self._records and files_may else self._records
-
-    def _done(self, queue: deque[_Work], work: _Work, *, lost: bool) -> None:
-        with self._wake:
-            queue.remove(work)
-            self._pending -= work.metrics
-            self._lost += work.weight * lost
-            self._wake.notify_all()
 
     def _complain(self, error: Exception) -> None:
         self._settled.set()
@@ -342,7 +245,7 @@ class Tracker:
 
     def _id(self, key: str) -> str:
         if key not in self._ids:
-            raise _Rejected(f"run {key!r} was never started")
+            raise Rejected(f"run {key!r} was never started")
         return self._ids[key]
 
     def _send_benchmark(self, tags: Mapping[str, str], started: int) -> None:
@@ -427,7 +330,3 @@ def _number(value: Any) -> float | None:
 def _now_ms() -> int:
     """The time, as of when this process began to count: a clock that is set back meanwhile turns no history around."""
     return (EPOCH_NS + time.monotonic_ns()) // 1_000_000
-
-
-def _is_final(error: Exception) -> bool:
-    return isinstance(error, (_Rejected, FileNotFoundError)) or getattr(error, "error_code", None) in REJECTIONS

@@ -25,7 +25,7 @@ from real_bench import (
     writer_of,
 )
 
-from harness import tracking
+from harness import outbox
 from harness.children import HANG_VARIABLE
 from harness.disk import require_room
 from harness.journal import read_json, read_lines
@@ -91,14 +91,14 @@ def said_on(disk) -> str:
 
 
 def test_what_a_full_disk_kept_out_of_mlflow_gets_there_once_there_is_room(disk, empty_store, monkeypatch):
-    monkeypatch.setattr(tracking, "FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(tracking, "LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr(outbox, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(outbox, "LONGEST_PAUSE_S", 0.1)
     shutil.copy(empty_store, disk / "mlflow.db")
     lines = []
     tracker = Tracker(None, "arithmetic", "b", fallback=disk, warn=lines.append)
     tracker.start_benchmark({})
     run = tracker.start_run("ppo", 0, {})
-    assert wait_for(lambda: tracker.run_id(run) and not tracker._records, 20)
+    assert wait_for(lambda: tracker.run_id(run) and not tracker.outbox.records, 20)
     (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free))
     for step in range(400):
         tracker.log_step(run, step, {f"m{number}": step + number / 3 for number in range(20)})

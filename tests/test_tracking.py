@@ -21,7 +21,7 @@ import pytest
 from mlflow_server import Server, wait_for
 from synthetic_history import SUITE, past, store
 
-from harness import processes, tracking, tracking_fetch
+from harness import outbox, processes, tracking, tracking_fetch
 from harness.exposure import server_warnings
 from harness.tracking import Tracker
 from harness.tracking_fetch import fetch, find_benchmark, past_benchmarks
@@ -295,7 +295,7 @@ def test_resumed_benchmark_keeps_its_parent_and_the_newest_attempt_of_a_run_wins
     first, _ = open_tracker(None, "b-resume", folder, lr=1)
     for arm in ("ppo", "grpo"):
         first.log_artifact(first.start_run(arm, 0, {"lr": 1}), _file(folder / "steps.jsonl", "first"))
-    assert wait_for(lambda: not first._records and not first._files, 20)
+    assert wait_for(lambda: not first.outbox.records and not first.outbox.files, 20)
     # The process is gone without a word: the runs are still RUNNING.
     second, lines = open_tracker(None, "b-resume", folder, lr=2)
     assert second.ready(20)
@@ -341,13 +341,13 @@ def test_what_can_never_be_sent_is_counted_and_does_not_hold_up_the_rest(folder:
 def test_a_database_that_another_program_has_locked_for_seconds_gets_everything_afterwards(folder: Path) -> None:
     tracker, lines = open_tracker(None, "b-locked", folder)
     run = tracker.start_run("ppo", 0, {})
-    assert wait_for(lambda: tracker.run_id(run) and not tracker._records, 20)
+    assert wait_for(lambda: tracker.run_id(run) and not tracker.outbox.records, 20)
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         tracker.log_step(run, 0, {"a": 1.0})
         tracker.end_run(run, "FINISHED")
         time.sleep(2)
-        assert tracker._records
+        assert tracker.outbox.records
     assert tracker.close() == 0
     assert lines == []
     assert history(tracker.uri, tracker.run_id(run), "a") == [(0, 1.0)]
@@ -411,7 +411,7 @@ def test_a_number_given_again_is_another_process() -> None:
 def test_the_newest_attempt_is_the_last_to_begin_also_after_the_clock_was_set_back(folder: Path) -> None:
     future, _ = open_tracker(None, "b-back", folder)
     run = future.start_run("ppo", 0, {})
-    assert wait_for(lambda: future.run_id(run) and not future._records, 20)
+    assert wait_for(lambda: future.run_id(run) and not future.outbox.records, 20)
     # As if the first attempt had begun in an hour, by a clock that has been set back since.
     with sqlite3.connect(folder / "mlflow.db") as database:
         database.execute("UPDATE runs SET start_time = start_time + 3600000")
@@ -446,14 +446,14 @@ def test_answer_lost_on_the_way_back_makes_no_twins(folder: Path, monkeypatch: p
     client = connect(f"sqlite:///{folder}/mlflow.db")
     lossy = Lossy(client)
     monkeypatch.setattr(tracking, "connect", lambda uri: lossy)
-    monkeypatch.setattr(tracking, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(outbox, "FIRST_PAUSE_S", 0.01)
     tracker, lines = open_tracker(None, "b-lossy", folder)
     run = tracker.start_run("ppo", 0, {"lr": 1})
     for step in range(3):
         tracker.log_step(run, step, {"a": step})
     tracker.log_artifact(run, _file(folder / "x" / "steps.jsonl", "text"))
     tracker.end_run(run, "FINISHED")
-    assert wait_for(lambda: not tracker._records and not tracker._files, 30)
+    assert wait_for(lambda: not tracker.outbox.records and not tracker.outbox.files, 30)
     assert tracker.close() == 0
     monkeypatch.undo()
     batches = {"log_batch params synchronous", "log_batch metrics synchronous"}
@@ -469,7 +469,7 @@ def test_answer_lost_on_the_way_back_makes_no_twins(folder: Path, monkeypatch: p
 
 
 def test_memory_is_bounded_while_nothing_can_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "MAX_PENDING", 100)
+    monkeypatch.setattr(outbox, "MAX_PENDING", 100)
     tracker = Tracker(None, "s", "b", fallback=tmp_path, warn=print)
     for step in range(70):
         tracker.log_step(None, step, {"a": 1.0, "b": 2.0})
