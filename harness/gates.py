@@ -144,7 +144,7 @@ def step_time(
         large product slows many small ones more: slower by no more than that, and nobody can tell. Nor where some seed
         is not slower at all, because code slows all of them and a neighbour only some. disturbed: the baseline's and
         this benchmark's seeds whose run something else on the machine slowed; they are left out, and a single one that
-        is left convicts nobody.
+        is left convicts nobody. Faster is held to the same.
     """
     if without := lacking(base, new):
         return incomplete(arm, name, without)
@@ -162,7 +162,8 @@ def step_time(
         slower = min(now) / max(pace, 1.0) ** 2 > before + limit
         outcome = Outcome.REGRESSION if slower and not alone else Outcome.UNDECIDED
     else:
-        outcome = Outcome.BETTER if after / min(pace, 1.0) < before - limit else Outcome.PASS
+        faster = max(now) / min(pace, 1.0) ** 2 < before - limit
+        outcome = Outcome.BETTER if faster and not alone else Outcome.PASS
     sentence = f"{relative(after, before)}; up to {text.percent(limit / before, 0)} more is allowed"
     if machine and abs(machine - 1) > TIME_LIMIT:
         direction = "slower" if machine > 1 else "faster"

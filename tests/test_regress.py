@@ -173,6 +173,9 @@ SECONDS = {0: 1.00, 1: 1.01, 2: 0.99}
         ((1.2, 1.2, 1.2), 1.0, (0, 1, 2), Outcome.UNDECIDED),
         ((0.8, 0.8, 0.8), 1.0, (), Outcome.BETTER),
         ((0.8, 0.8, 0.8), 0.8, (), Outcome.PASS),
+        ((0.7, 0.7, 0.7), 0.8, (), Outcome.PASS),
+        ((0.8, 0.8, 1.0), 1.0, (), Outcome.PASS),
+        ((0.8, 0.8, 0.8), 1.0, (0, 1), Outcome.PASS),
         ((math.nan, 1.0, 1.0), 1.0, (), Outcome.INCOMPLETE),
     ],
 )
