@@ -58,7 +58,8 @@ kill-trial: .venv/.dev  ## kill a benchmark again and again, and compare what it
 fuzz: .venv/.fuzz  ## give the parsers of what others wrote inputs that are made to break them
 	$(BIN)/python tests/fuzz.py $(ARGS)
 
-audit: .venv-audit/.made  ## look the pinned versions up among known weaknesses (needs the network)
+audit: .venv-audit/.made  ## hold the lock's files against their hashes, and look its versions up among known weaknesses
+	.venv-audit/bin/python tests/lock_hashes.py
 	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps -r requirements.lock $(ARGS)
 
 check: .venv/.dev  ## lint, format check, types, import contracts
