@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from harness import matching
 from harness.admission import audited, check_data
 from harness.bench_record import CONCLUDED, RunRow, evidence_of, locked, run_order, stamp
-from harness.children import Ended, Interrupted, child_events, interrupts
+from harness.children import Ended, Interrupted, child_events, interrupts, needed_events
 from harness.disk import require_room
 from harness.environment import git_commit, installed
 from harness.fit_runs import fit
@@ -179,18 +179,12 @@ class Benchmark:
             return
         spec = self.bench.run_spec(next(iter(self.bench.arms)))
         job = Job("base", spec, self.bench.seeds[0], self.folder / BASE, self.registry)
-        with closing(child_events(job)) as events:
+        with closing(needed_events(job, "evaluating the base policy", display.log)) as events:
             for event in events:
-                if isinstance(event, Ended):
-                    if event.status != "finished":
-                        kind = InfrastructureError if event.exit_code == InfrastructureError.exit_code else UserError
-                        raise kind(f"evaluating the base policy: {event.reason}")
-                elif event["event"] == "environment":
+                if event["event"] == "environment":
                     self.record["environment"], self.record["parameters"] = event["environment"], event["parameters"]
                     self._write()
                     self._require_room()
-                elif event["event"] in ("hung", "warning"):
-                    display.log(f"base policy: {event['line']}")
                 elif event["event"] == "eval":
                     tracker.log_eval(None, event["task"], 0, event["metrics"])
                     display.log(f"base policy on {event['task']}: {event['metrics']['accuracy']:.1%}")

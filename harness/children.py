@@ -10,8 +10,8 @@ import math
 import multiprocessing
 import os
 import signal
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from harness.progress import duration
-from harness.types import InfrastructureError, UserError
+from harness.types import FAULTS, InfrastructureError, UserError
 from harness.worker import WHERE, Job
 from harness.worker import main as worker_main
 
@@ -61,6 +61,25 @@ def child_events(job: Job) -> Generator[dict[str, Any] | Ended, None, None]:
         yield {"event": "hung", "line": f"{ended.reason}; it is started again"}
         ended = yield from one_child(job)
     yield ended
+
+
+def needed_events(
+    job: Job, what: str, log: Callable[[str], None], *, accepted: Collection[str] = ("finished",)
+) -> Generator[dict[str, Any], None, None]:
+    """The events of a child whose work all runs depend on, but for what it says of itself, which is logged.
+
+    what: the work, for people. accepted: how the child may end. Raises a UserError, of the kind that the child's exit
+    code tells, where it ends otherwise.
+    """
+    with closing(child_events(job)) as events:
+        for event in events:
+            if isinstance(event, Ended):
+                if event.status not in accepted:
+                    raise FAULTS[event.exit_code](f"{what}: {event.reason}")
+            elif event["event"] in ("hung", "warning"):
+                log(f"{what}: {event['line']}")
+            else:
+                yield event
 
 
 def one_child(job: Job) -> Generator[dict[str, Any], None, Ended]:

@@ -7,10 +7,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from harness.children import Ended, child_events
+from harness.children import needed_events
 from harness.fitting import bounds, largest_that_fits
 from harness.spec import BenchSpec
-from harness.types import UserError
 from harness.worker import Job, Registry
 
 # Micro-batches are fitted to this share of the cap: over many steps an allocator comes to hold more than in the first.
@@ -20,7 +19,7 @@ FITTED_SHARE = 0.92
 def fit(bench: BenchSpec, arm: str, registry: Registry, folder: Path, log: Callable[[str], None]) -> dict[str, Any]:
     """The most tokens that fit the benchmark's cap, None where not even one sequence does; and every size tried.
 
-    folder: the benchmark's. Raises UserError where a try ends for another reason than memory.
+    folder: the benchmark's. Raises a UserError where a try ends for another reason than memory.
     """
     assert bench.budget.memory_gib is not None
     cap = int(bench.budget.memory_gib * 2**30)
@@ -28,7 +27,8 @@ def fit(bench: BenchSpec, arm: str, registry: Registry, folder: Path, log: Calla
 
     def peak(tokens: int) -> int | None:
         spec = bench.run_spec(arm).with_micro_batch(tokens).with_memory_share(FITTED_SHARE)
-        size = peak_of(Job("fit", spec, bench.seeds[0], folder / f"{arm}-fit" / str(tokens), registry), arm, tokens)
+        job = Job("fit", spec, bench.seeds[0], folder / f"{arm}-fit" / str(tokens), registry)
+        size = peak_of(job, f"arms.{arm}: trying micro-batches of {tokens} tokens", log)
         log(f"{arm}: micro-batches of {tokens:,} tokens: {f'{size / 2**30:.2f} GiB' if size else 'no room'}")
         return size
 
@@ -41,13 +41,8 @@ def fit(bench: BenchSpec, arm: str, registry: Registry, folder: Path, log: Calla
     }  # fmt: skip
 
 
-def peak_of(job: Job, arm: str, tokens: int) -> int | None:
+def peak_of(job: Job, what: str, log: Callable[[str], None]) -> int | None:
     """The peak memory of an arm's steps with micro-batches of a size, or None where it does not fit."""
-    size = None
-    with closing(child_events(job)) as events:
-        for event in events:
-            if not isinstance(event, Ended):
-                size = event.get("bytes")
-            elif event.status not in ("finished", "out_of_memory"):
-                raise UserError(f"arms.{arm}: trying micro-batches of {tokens} tokens: {event.reason}")
-    return size
+    with closing(needed_events(job, what, log, accepted=("finished", "out_of_memory"))) as events:
+        peaks = [event["bytes"] for event in events if event["event"] == "peak"]
+    return peaks[-1] if peaks else None

@@ -24,6 +24,12 @@ class UserError(Exception):
         super().__init__("".join(char if char.isprintable() else repr(char)[1:-1] for char in message))
 
 
+class RunError(UserError):
+    """Work that all runs depend on came to no end: its process crashed, or its code failed."""
+
+    exit_code = 1
+
+
 class EvidenceError(UserError):
     """What was measured is incomplete or contradicts itself, so nothing can be concluded from it."""
 
@@ -34,6 +40,10 @@ class InfrastructureError(UserError):
     """Something outside the benchmark failed (a hub, a server, a disk); trying again may help."""
 
     exit_code = 5
+
+
+# The fault of a process, in another one that knows its exit code.
+FAULTS = {kind.exit_code: kind for kind in (RunError, UserError, EvidenceError, InfrastructureError)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,13 +27,17 @@ from real_bench import (
 )
 
 from harness import outbox
+from harness.bench import Benchmark
 from harness.children import HANG_VARIABLE
+from harness.cli import REGISTRY
 from harness.disk import require_room
 from harness.journal import read_json, read_lines
+from harness.spec_file import load_bench
 from harness.tracking import Tracker
 from harness.tracking_fetch import fetch
 from harness.tracking_store import connect
-from harness.types import InfrastructureError
+from harness.types import InfrastructureError, RunError
+from reports.build import build
 
 
 def stop(log) -> None:
@@ -61,6 +66,75 @@ def test_a_run_that_hangs_goes_on_once_from_its_checkpoint_and_then_fails_alone(
     assert (folder / "report.html").read_text().count("hung and was started again") == 2
     every_step_once(tmp_path, folder)
     assert read_json(folder / "comparison.json")["verdict"] == "invalid"
+
+
+SAME_GPU = """
+seeds = [0]
+regime = "same_gpu"
+suite = { name = "tiny", task = "tiny", margin = 0.02 }
+model = { name = "MODEL" }
+rollout = { prompts_per_step = 4, completions_per_prompt = 3, max_prompt_tokens = 24, max_completion_tokens = 10 }
+update = { learning_rate = 1e-3 }
+budget = { device_seconds = 0.5, memory_gib = 4 }
+eval = { tasks = ["tiny_heldout"] }
+arms = { ppo = { algorithm = "ppo" }, grpo = { algorithm = "grpo" } }
+"""
+
+
+@pytest.fixture
+def preparing(tmp_path, empty_store, monkeypatch):
+    """Executes a whole benchmark with an engine of tests/odd_engines.py that hangs at some of its starts.
+
+    The first start is for the base policy; those for trying micro-batches follow, then those of the runs.
+    """
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    tiny.policy().save(tmp_path / "model")
+    (tmp_path / "suite.toml").write_text(SAME_GPU.replace("MODEL", str(tmp_path / "model")))
+    monkeypatch.setenv(HANG_VARIABLE, "4")
+
+    def execute(*hangs: int, engine: str = "hanging_at"):
+        registry = REGISTRY._replace(tasks={"tiny": "tiny:TASK"}, engines={"torch": f"odd_engines:{engine}"})
+        (tmp_path / "hangs").write_text(" ".join(map(str, hangs)))
+        path = tmp_path / "suite.toml"
+        benchmark = Benchmark(
+            load_bench(path), registry, out=tmp_path, source=str(path), profile=None, command="paribus bench"
+        )
+        return benchmark.execute(build)
+
+    return execute
+
+
+@pytest.mark.slow
+def test_what_comes_before_the_runs_is_started_again_once_when_it_hangs(preparing, tmp_path, capfd):
+    status, comparison = preparing(1, 3)
+    assert (status, comparison.problem) == ("finished", None)
+    said = capfd.readouterr().err
+    assert "evaluating the base policy: it hung in the evaluation 'base': no sign of life for 4 s; see " in said
+    assert re.search(r"arms\.ppo: trying micro-batches of \d+ tokens: it hung while loading", said)
+    assert said.count("it is started again") == 2
+    assert {row["status"] for row in rows(tmp_path / "latest").values()} == {"finished"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("hangs", "what"),
+    [
+        ((1, 2), "evaluating the base policy: it hung"),
+        ((2, 3), r"arms\.ppo: trying micro-batches of \d+ tokens: it hung"),
+    ],
+)
+def test_what_comes_before_the_runs_and_hangs_twice_ends_the_benchmark_in_one_line(preparing, tmp_path, hangs, what):
+    with pytest.raises(InfrastructureError, match=f"^{what}[^\n]*$"):
+        preparing(*hangs)
+    assert {row["status"] for row in rows(tmp_path / "latest").values()} == {"not started"}
+    assert read_json(tmp_path / "latest" / "bench.json")["status"] == "failed"
+
+
+@pytest.mark.slow
+def test_a_crash_before_the_runs_ends_the_benchmark_in_one_line(preparing, tmp_path):
+    with pytest.raises(RunError, match=r"^evaluating the base policy: its process was ended by SIGSEGV; see [^\n]*$"):
+        preparing(engine="crashing")
+    assert {row["status"] for row in rows(tmp_path / "latest").values()} == {"not started"}
 
 
 @pytest.fixture
