@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from harness import cli
+from harness import cli, command_line
 from harness.cli import REGISTRY, SUITES, main, suite_names
 from harness.spec_file import load_bench, profiles_of
 from harness.types import UserError
@@ -30,6 +30,11 @@ class Ran(NamedTuple):
 Run = Callable[..., Ran]
 
 
+def a_gpu(monkeypatch: pytest.MonkeyPatch, *, there: bool) -> None:
+    for module in (cli, command_line):
+        monkeypatch.setattr(module, "has_gpu", lambda: there)
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """The command in this process, in an empty folder; a benchmark that would start fails the test."""
@@ -41,7 +46,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     monkeypatch.setattr(harness.bench.Benchmark, "execute", started)
-    monkeypatch.setattr(cli, "has_gpu", lambda: False)
+    a_gpu(monkeypatch, there=False)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv(gsm8k.FOLDER_VARIABLE, raising=False)
@@ -297,7 +302,7 @@ def test_without_a_gpu_the_cpu_profile_is_taken_and_said(run: Run, monkeypatch: 
     ran = run("plan", "gsm8k", *small)
     assert "no GPU here: taking the profile 'cpu' of gsm8k.toml" in ran.out
     assert "budget of a run: 4 steps" in ran.out
-    monkeypatch.setattr(cli, "has_gpu", lambda: True)
+    a_gpu(monkeypatch, there=True)
     ran = run("plan", "gsm8k", *small)
     assert "no GPU" not in ran.out
     assert "budget of a run: 7200 device seconds" in ran.out

@@ -1,0 +1,90 @@
+"""What the commands have in common: their options, the suite and the benchmark that these name, and where to write."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from harness.spec import BenchSpec
+from harness.spec_file import load_bench, profiles_of
+from harness.types import UserError
+
+SUITES = Path(__file__).resolve().parent.parent / "suites"
+CPU_PROFILE = "cpu"
+
+# What is piped has no width of its own; tables in it are not folded.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+
+SuiteArgument = Annotated[str, typer.Argument(help="a suite's name, or a benchmark file (.toml)")]
+ProfileOption = Annotated[str | None, typer.Option(help="a profile of the suite; without a GPU, cpu is taken")]
+ArmsOption = Annotated[str | None, typer.Option(help="run only these arms, as in ppo,grpo")]
+SeedsOption = Annotated[str | None, typer.Option(help="run these seeds, as in 0,1,2")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="override a key, as in update.learning_rate=1e-5")]
+BenchArgument = Annotated[str, typer.Argument(help="a benchmark's id, or latest")]
+OutOption = Annotated[Path, typer.Option("--out", help="folder of benchmarks")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="folder of benchmarks")]
+
+
+def suite_file(suite: str) -> Path:
+    """The file of a suite by name, or the file itself. A name never leaves the suites' folder."""
+    if suite.endswith(".toml"):
+        return Path(suite)
+    if suite not in suite_names():
+        raise UserError(f"no suite {suite!r}; there are: {', '.join(suite_names())} (or name a .toml file)")
+    return SUITES / f"{suite}.toml"
+
+
+def suite_names() -> list[str]:
+    return sorted(path.stem for path in SUITES.glob("*.toml"))
+
+
+def listed(text: str | None, name: str, kind: type = str) -> list[Any] | None:
+    if text is None:
+        return None
+    try:
+        return [kind(part.strip()) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{name} {text}: expected numbers with commas between them, as in 0,1,2") from None
+
+
+def resolve(
+    suite: str,
+    profile: str | None,
+    arms: str | None,
+    seeds: str | None,
+    overrides: list[str] | None,
+    *,
+    for_a_gpu: bool = False,
+) -> tuple[BenchSpec, Path, str | None]:
+    """The benchmark asked for, its file and the profile taken. for_a_gpu: it is meant for one, here or not."""
+    path = suite_file(suite)
+    if profile is None and CPU_PROFILE in profiles_of(path) and not (for_a_gpu or has_gpu()):
+        profile = CPU_PROFILE
+        out.print(f"no GPU here: taking the profile {CPU_PROFILE!r} of {path.name}", markup=False)
+    bench = load_bench(
+        path, profile=profile, overrides=overrides or (),
+        arms=listed(arms, "--arms"), seeds=listed(seeds, "--seeds", int),
+    )  # fmt: skip
+    return bench, path, profile
+
+
+def has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def benchmark_folder(bench_id: str, out_folder: Path, suite: str | None = None) -> Path:
+    """Where a benchmark lies; fetched from MLflow first where it is not here."""
+    from harness.tracking_fetch import fetch
+    from harness.tracking_store import tracking_uri
+
+    folder = out_folder / bench_id
+    if not (folder / "bench.json").is_file():
+        folder = fetch(tracking_uri(None, out_folder), bench_id, out_folder, suite)
+        out.print(f"fetched {folder.name} from MLflow", markup=False)
+    return folder
