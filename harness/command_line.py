@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from harness.spec import BenchSpec
 from harness.spec_file import load_bench, profiles_of
-from harness.types import UserError
+from harness.tracking_store import check_bench_id, tracking_uri
+from harness.types import UserError, printable
 
 SUITES = Path(__file__).resolve().parent.parent / "suites"
 CPU_PROFILE = "cpu"
 
+# What our own sentences and tables have and terminals take: the end of a line, and a space that is no end of one.
+KEPT = "\n\u00a0"
+
+
+class SafeConsole(Console):
+    """Writes what would command the terminal as escapes, also in a table's cells: they show what files hold."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for part in super().render(renderable, options):
+            yield part if part.control else Segment(printable(part.text, KEPT), part.style)
+
+
 # What is piped has no width of its own; tables in it are not folded.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+out = SafeConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 SuiteArgument = Annotated[str, typer.Argument(help="a suite's name, or a benchmark file (.toml)")]
 ProfileOption = Annotated[str | None, typer.Option(help="a profile of the suite; without a GPU, cpu is taken")]
@@ -27,6 +42,11 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="override a k
 BenchArgument = Annotated[str, typer.Argument(help="a benchmark's id, or latest")]
 OutOption = Annotated[Path, typer.Option("--out", help="folder of benchmarks")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="folder of benchmarks")]
+
+
+def say(text: str, style: str | None = None) -> None:
+    """Print plain text: nothing in it is markup, and nothing commands the terminal."""
+    out.print(printable(text, KEPT), markup=False, style=style)
 
 
 def suite_file(suite: str) -> Path:
@@ -64,7 +84,7 @@ def resolve(
     path = suite_file(suite)
     if profile is None and CPU_PROFILE in profiles_of(path) and not (for_a_gpu or has_gpu()):
         profile = CPU_PROFILE
-        out.print(f"no GPU here: taking the profile {CPU_PROFILE!r} of {path.name}", markup=False)
+        say(f"no GPU here: taking the profile {CPU_PROFILE!r} of {path.name}")
     bench = load_bench(
         path, profile=profile, overrides=overrides or (),
         arms=listed(arms, "--arms"), seeds=listed(seeds, "--seeds", int),
@@ -81,10 +101,10 @@ def has_gpu() -> bool:
 def benchmark_folder(bench_id: str, out_folder: Path, suite: str | None = None) -> Path:
     """Where a benchmark lies; fetched from MLflow first where it is not here."""
     from harness.tracking_fetch import fetch
-    from harness.tracking_store import tracking_uri
 
+    check_bench_id(bench_id)
     folder = out_folder / bench_id
     if not (folder / "bench.json").is_file():
         folder = fetch(tracking_uri(None, out_folder), bench_id, out_folder, suite)
-        out.print(f"fetched {folder.name} from MLflow", markup=False)
+        say(f"fetched {folder.name} from MLflow")
     return folder

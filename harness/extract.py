@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from harness.baseline import (
     MEMORY,
+    MOST,
     MOST_STEPS,
     REWARD,
     SHOWN,
@@ -171,6 +172,7 @@ def _arm(comparison: Comparison, arm: str) -> Arm:
         columns=tuple(columns),
         curves=curves,
         disturbed=disturbed(comparison, arm),
+        peaks=tuple(sorted({name for run in runs for name in series.peaks(run)})),
     )
 
 
@@ -216,7 +218,8 @@ def curve(run: Run, columns: Sequence[str]) -> Curve:
     values = {name: series.column(run, name).tolist()[:MOST_STEPS] for name in SHOWN if name in columns}
     return Curve(
         sha256=whole.hexdigest(), steps=len(run.history), digests=tuple(digests[:MOST_STEPS]),
-        values={name: tuple(v if math.isfinite(v) else None for v in column) for name, column in values.items()},
+        # The digests cover what exploded as well; to be shown, it is no value.
+        values={name: tuple(v if abs(v) <= MOST else None for v in column) for name, column in values.items()},
     )  # fmt: skip
 
 

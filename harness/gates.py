@@ -37,6 +37,8 @@ TARGET_MARGIN = 0.25
 TIME_LIMIT, TIME_SPREADS = 0.05, 3
 MEMORY_LIMIT = 0.02
 ONE_SIDED = 0.90
+# Shares that differ by the margin itself do so to the last bits of a float only.
+ROUNDING = 1e-9
 CURVES = "curves, to the bit"
 
 
@@ -85,14 +87,19 @@ def quality(
     return Gate(arm, name, outcome, sentence, before, after, unit)
 
 
-def grading(task: str, base: float, new: float | None, *, margin: float) -> Gate:
+def grading(task: str, base: float, new: float | None, *, margin: float, same_device: bool = True) -> Gate:
     """Accuracy before training. The weights and the questions are the baseline's, so a change in either direction is
     one of how answers are sampled or graded: a verifier that accepts too much makes every other figure look better.
+
+    Another device rounds in another way, which turns an answer here and there: up to twice the margin tells nothing.
     """
     name = f"eval/{task}/accuracy before training"
     if new is None or not math.isfinite(new):
         return Gate("", name, Outcome.INCOMPLETE, "no value, and the baseline has one")
-    outcome = Outcome.PASS if abs(new - base) <= margin else Outcome.REGRESSION
+    apart = abs(new - base) - ROUNDING
+    outcome = Outcome.PASS if apart <= margin else Outcome.REGRESSION
+    if outcome is Outcome.REGRESSION and not same_device and apart <= 2 * margin:
+        outcome = Outcome.UNDECIDED
     allowed = f"up to {text.points(margin, signed=False)} either way is allowed"
     sentence = f"{text.points(new - base)} for the same weights; {allowed}" if new != base else f"unchanged; {allowed}"
     return Gate("", name, outcome, sentence, base, new, "fraction")
@@ -142,9 +149,10 @@ def step_time(
 
     machine: this machine's time for a fixed piece of work over the baseline's. It counts twice, because what slows one
         large product slows many small ones more: slower by no more than that, and nobody can tell. Nor where some seed
-        is not slower at all, because code slows all of them and a neighbour only some. disturbed: the baseline's and
-        this benchmark's seeds whose run something else on the machine slowed; they are left out, and a single one that
-        is left convicts nobody. Faster is held to the same.
+        is not slower at all, because code slows all of them and a neighbour only some; nor where a machine that became
+        faster should have made every seed faster than the limit, and did not. disturbed: the baseline's and this
+        benchmark's seeds whose run something else on the machine slowed; they are left out, and a single one that is
+        left convicts nobody. Faster is held to the same.
     """
     if without := lacking(base, new):
         return incomplete(arm, name, without)
@@ -161,6 +169,8 @@ def step_time(
     if after > before + limit:
         slower = min(now) / max(pace, 1.0) ** 2 > before + limit
         outcome = Outcome.REGRESSION if slower and not alone else Outcome.UNDECIDED
+    elif min(now) / min(pace, 1.0) > before + limit:
+        outcome = Outcome.UNDECIDED
     else:
         faster = max(now) / min(pace, 1.0) ** 2 < before - limit
         outcome = Outcome.BETTER if faster and not alone else Outcome.PASS
@@ -169,7 +179,7 @@ def step_time(
         direction = "slower" if machine > 1 else "faster"
         change = text.percent(abs(machine - 1), 0)
         sentence += f"; the machine itself was {change} {direction} at a fixed piece of work"
-    if outcome is Outcome.UNDECIDED and min(now) <= before + limit:
+    if outcome is Outcome.UNDECIDED and min(now) <= before + limit < after:
         sentence += "; not every measurement was slower"
     if left_out:
         sentence += f"; {text.plural(left_out, 'run')} left out, slowed by something else on the machine"

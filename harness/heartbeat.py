@@ -20,13 +20,14 @@ Place = tuple[tuple[CodeType, int], ...]
 class Heartbeat:
     """While it is entered, calls `beat` every `every_s` seconds in which the entering thread has moved.
 
-    beat: called from another thread. Where it finds nobody listening any more (OSError), this process has lost its
-    parent and is ended at once; what is on the disk is whole at every moment.
+    beat: called from another thread. Where it finds nobody listening any more (OSError), or another process has become
+    this one's parent, its own is lost and it is ended at once, also if it hangs; what is on the disk is whole at every
+    moment.
     """
 
     def __init__(self, beat: Callable[[], None], every_s: float) -> None:
         self.beat, self.every_s = beat, every_s
-        self._left = threading.Event()
+        self._left, self._parent = threading.Event(), os.getppid()
 
     def __enter__(self) -> Heartbeat:
         watched = threading.get_ident()
@@ -43,6 +44,8 @@ class Heartbeat:
     def _watch(self, thread: int) -> None:
         last: Place = ()
         while not self._left.wait(self.every_s):
+            if os.getppid() != self._parent:
+                os._exit(1)
             now = place_of(thread)
             if now != last:
                 try:

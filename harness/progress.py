@@ -18,6 +18,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from harness.types import printable
+
 PLAIN_LINE_SECONDS = 10.0
 
 
@@ -79,7 +81,10 @@ class Remaining:
 
 
 class Display:
-    """Shows a benchmark's progress. Used as a context manager; `log` prints a lasting line above the panel."""
+    """Shows a benchmark's progress. Used as a context manager; `log` prints a lasting line above the panel.
+
+    What a line quotes of a server or a file cannot command the terminal: it is written as escapes.
+    """
 
     def __init__(self, title: str, arms: list[str], console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
@@ -104,7 +109,7 @@ class Display:
             self._live.stop()
 
     def log(self, line: str) -> None:
-        self.console.print(Text(line), soft_wrap=True, highlight=False)
+        self.console.print(Text(printable(line, keep="\u00a0")), soft_wrap=True, highlight=False)
 
     def start_base(self) -> None:
         self.state = "evaluating the base policy"

@@ -102,11 +102,11 @@ def judge(comparison: Comparison, baseline: Baseline) -> Regression:
     try:
         different = tuple(mismatches(bench, baseline))
         elsewhere = tuple(other_device(bench, baseline))
+        gates: tuple[Gate, ...] = ()
+        if not different:
+            gates = (*evidence(comparison, baseline), *all_gates(comparison, baseline, same_device=not elsewhere))
     except ValidationError as error:
         raise EvidenceError(f"{bench['bench_id']}: bench.json: {one_line(error, keys_at)}") from None
-    gates: tuple[Gate, ...] = ()
-    if not different:
-        gates = (*evidence(comparison, baseline), *all_gates(comparison, baseline, same_device=not elsewhere))
     return Regression(str(bench["bench_id"]), str(bench["suite"]), provenance.bench_id, different, elsewhere, gates)
 
 
@@ -152,12 +152,16 @@ def differing(what: str, base: Mapping[str, Any], new: Mapping[str, Any]) -> Ite
 
 
 def evidence(comparison: Comparison, baseline: Baseline) -> Iterator[Gate]:
-    """Whether every run of the baseline was run here to its end, and the benchmark holds as evidence."""
+    """Whether every run of the baseline was run here to its end, and the benchmark holds as evidence.
+
+    A run that something outside made fail says as little about the code as one that was interrupted, or whose journal
+    is lost.
+    """
     runs = {(run.arm, run.seed): run for run in comparison.runs}
     for arm in baseline.arms:
         found = [(seed, runs.get((arm, seed))) for seed in baseline.seeds]
-        missing = [seed for seed, run in found if run is None or run.status in NOT_ENDED]
-        failed = [run for _, run in found if run is not None and not run.finished and run.status not in NOT_ENDED]
+        missing = [seed for seed, run in found if run is None or not says_something(run)]
+        failed = [run for _, run in found if run is not None and says_something(run) and not run.finished]
         if failed:
             reasons = [f"seed {run.seed} {run.status.replace('_', ' ')}: {run.reason}" for run in failed]
             yield Gate(arm, "runs", Outcome.REGRESSION, "; ".join(reasons))
@@ -169,13 +173,21 @@ def evidence(comparison: Comparison, baseline: Baseline) -> Iterator[Gate]:
         yield Gate("", "evidence", Outcome.INCOMPLETE, comparison.problem)
 
 
+def says_something(run: Run) -> bool:
+    """Whether how a run ended says something about the code."""
+    return run.status not in NOT_ENDED and not run.try_again and not (run.finished and run.history.empty)
+
+
 def all_gates(comparison: Comparison, baseline: Baseline, *, same_device: bool) -> Iterator[Gate]:
     """Every quantity that the baseline has, arm by arm."""
     before_training = untrained(comparison)
     for task, accuracy in baseline.untrained.items():
-        yield grading(task, accuracy, before_training.get(task), margin=baseline.margin)
+        yield grading(
+            task, accuracy, before_training.get(task), margin=baseline.margin, same_device=same_device
+        )  # fmt: skip
     for name, arm in baseline.arms.items():
-        runs = {run.seed: run for run in comparison.runs if run.arm == name and run.finished}
+        ended = (run for run in comparison.runs if run.arm == name and run.finished)
+        runs = {run.seed: run for run in ended if says_something(run)}
         yield from quality_gates(comparison, baseline, name, runs)
         if same_device:
             yield from machine_gates(comparison, baseline, name, runs)
@@ -210,7 +222,12 @@ def machine_gates(comparison: Comparison, baseline: Baseline, name: str, runs: M
             disturbed=(arm.disturbed, disturbed(comparison, name)),
         )  # fmt: skip
     if MEMORY in arm.metrics:
-        yield memory(name, MEMORY, arm.metrics[MEMORY].per_seed, values_of(comparison, MEMORY, name))
+        if lost := [
+            peak for peak in arm.peaks if any(not series.is_number(series.highest(run, peak)) for run in runs.values())
+        ]:
+            yield Gate(name, MEMORY, Outcome.INCOMPLETE, f"{lost[0]} is no longer recorded")
+        else:
+            yield memory(name, MEMORY, arm.metrics[MEMORY].per_seed, values_of(comparison, MEMORY, name))
     if arm.curves:
         lost = [column for column in arm.columns if any(column not in series.columns(run) for run in runs.values())]
         if lost:

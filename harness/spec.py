@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from harness.pass_rates import MOST_SAMPLES
 from harness.spec_faults import one_line
@@ -24,6 +24,10 @@ LARGEST = 2**53
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
 Whole = Annotated[int, Field(ge=0, le=LARGEST)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+# What others wrote in a record or a baseline; it may be shown on a terminal, which control characters would command.
+Text = Annotated[str, Field(max_length=300, pattern=r"^\P{Cc}*$")]
+# It names a folder and stands in search conditions.
+BENCH_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 Currency = Literal["device_seconds", "generated_tokens", "samples", "steps", "flops"]
 CURRENCIES: tuple[str, ...] = get_args(Currency)
 # The tables an arm may have of its own. Model, budget, evaluation and seeds are the benchmark's alone: arms
@@ -36,6 +40,13 @@ FITTED = "memory only: the largest micro-batch that was measured to fit the cap"
 def none_word(value: Any) -> Any:
     """TOML has no null: the word "none" stands for it."""
     return None if value == "none" else value
+
+
+def model_name(value: str) -> str:
+    """No address: none is loaded, and a password in it would be recorded. The message does not repeat it."""
+    if "://" in value and not value.startswith("package://"):
+        raise ValueError("expected a hub id, a folder or package://PACKAGE/PATH")
+    return value
 
 
 class Table(BaseModel):
@@ -53,7 +64,7 @@ class SuiteTable(Table):
 
 
 class ModelTable(Table):
-    name: str = Field(min_length=1)
+    name: Annotated[str, Field(min_length=1), AfterValidator(model_name)]
     """A hub id, a folder, or package://PACKAGE/PATH (a folder or a .gguf file inside an installed package)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 

@@ -16,6 +16,9 @@ from harness.spec import CURRENCIES, BenchSpec, accepted_keys
 from harness.spec_faults import brief, one_line
 from harness.types import UserError
 
+# A suite's file has some KiB. tomllib takes time that grows with the square of a key's parts.
+MOST_BYTES, MOST_PARTS = 128 << 10, 100
+
 
 def load_bench(
     path: Path,
@@ -95,14 +98,28 @@ def profiles_in(raw: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            return parse_toml(file.read(MOST_BYTES + 1))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error.strerror if isinstance(error, OSError) else error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     # A number of thousands of digits is a plain ValueError.
     except ValueError as error:
         raise UserError(f"{path}: not TOML: {error}") from None
     except RecursionError:
         raise UserError(f"{path}: tables or arrays nested too deep") from None
+
+
+def parse_toml(content: bytes) -> dict[str, Any]:
+    """What every TOML text is read by. Raises ValueError where it is none, UserError where reading could take long."""
+    if len(content) > MOST_BYTES:
+        raise UserError(f"larger than {MOST_BYTES >> 10} KiB")
+    text = content.decode("utf-8")
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.count(".") > MOST_PARTS:
+            raise UserError(f"line {number}: more than {MOST_PARTS} dots")
+    return tomllib.loads(text)
 
 
 def parse_override(text: str) -> dict[str, Any]:
@@ -111,8 +128,12 @@ def parse_override(text: str) -> dict[str, Any]:
     parts = [part.strip() for part in key.split(".")]
     if not found or not all(parts):
         raise UserError(f"--set {brief(text)}: expected key=value, as in update.learning_rate=1e-5")
+    if len(parts) > MOST_PARTS:
+        raise UserError(f"--set {brief(text)}: a key of more than {MOST_PARTS} parts")
     try:
-        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+        parsed: Any = parse_toml(f"value = {value}".encode("utf-8", "surrogatepass"))["value"]
+    except UserError as error:
+        raise UserError(f"--set {brief(text)}: {error}") from None
     except ValueError:
         parsed = value.strip()
     nested: Any = parsed

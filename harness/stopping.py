@@ -25,6 +25,8 @@ class Stopping:
         signal.signal(signal.SIGTERM, self._before)
 
     def _handle(self, *_: object) -> None:
+        # A whole group of processes may be told, and this one by its parent again: once is enough.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._asked = True
         if not self._in_step:
             raise Stopped

@@ -257,7 +257,8 @@ class Tracker:
             self._known = set(found[0].data.metrics)
             self._resumed = found[0].data.tags.get("paribus.attempt") != self._attempt
             for child in children(client, self._experiment, parent):
-                if folder_name(child) not in self._ids and child.info.status != "RUNNING":
+                # KILLED is what others call a run whose process is gone, whatever that had still to send.
+                if folder_name(child) not in self._ids and child.info.status in ("FINISHED", "FAILED"):
                     self._ended.add(folder_name(child))
                 self._ids.setdefault(folder_name(child), child.info.run_id)
                 self._began_last = max(self._began_last, child.info.start_time)

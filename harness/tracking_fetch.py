@@ -1,13 +1,17 @@
 """Finding benchmarks in MLflow and fetching them: a folder as a report needs it, rebuilt on any machine, or a few files
 of many benchmarks, which a suite's history is read from.
 
-What a server says is not trusted: names and sizes are checked before anything is written.
+What a server says is not trusted: names and sizes are checked before anything is written, and no download may write
+more than is still to come.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import resource
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.tracking_store import (
-    BENCH_ID,
+    BENCH_IDS,
     artifacts,
     benchmark_filter,
     cause,
@@ -33,6 +37,8 @@ from harness.types import EvidenceError, InfrastructureError, Past, UserError
 MAX_FILES, MAX_BYTES, MAX_DEPTH = 20_000, 2 << 30, 8
 PROFILE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 FILE_NAME = re.compile(r"(?!\.{1,2}$)[^\x00-\x1f\x7f/\\:]{1,200}")
+# The file by which a benchmark's folder is known.
+RECORD = "bench.json"
 
 
 def find_benchmark(uri: str, wanted: str, suite: str | None = None) -> tuple[str, str]:
@@ -50,8 +56,9 @@ def fetch(uri: str, wanted: str, dest: Path, suite: str | None = None) -> Path:
     """Rebuild a benchmark's folder in `dest` from MLflow alone; returns `dest/<bench_id>`.
 
     The parent's files lie at the top, each child's in `<arm>-seed<k>/`; of a repeated run, the newest. Files there
-    already are replaced one by one, others stay. What a server says is not trusted: a name that would leave the
-    folder is refused, as is more than MAX_FILES files or MAX_BYTES bytes.
+    already are replaced one by one, others stay. The parent's bench.json is put in place last of all, so that a folder
+    that has it is whole. What a server says is not trusted: a name that would leave the folder is refused, as is more
+    than MAX_FILES files or MAX_BYTES bytes, and what is no regular file.
 
     Raises:
         UserError, InfrastructureError: as `find_benchmark`. EvidenceError: a refused name or size.
@@ -62,20 +69,24 @@ def fetch(uri: str, wanted: str, dest: Path, suite: str | None = None) -> Path:
         runs: dict[tuple[str, ...], Any] = {(): parent}
         for child in reversed(children(client, parent.info.experiment_id, parent.info.run_id)):
             runs[(_inside(root, folder_name(child)).name,)] = child
+        refusal = f"{redact(uri)}: more than {MAX_FILES} files or {MAX_BYTES} bytes"
+        planned: dict[Path, tuple[Any, str]] = {}
+        files = claimed_bytes = 0
+        for folder, run in runs.items():
+            repository = artifacts(run, uri)
+            for path, claimed in _listed(repository, run.info.run_id):
+                planned[_inside(root, *folder, *path.split("/"))] = repository, path
+                files, claimed_bytes = files + 1, claimed_bytes + claimed
+                if files > MAX_FILES or claimed_bytes > MAX_BYTES:
+                    raise EvidenceError(refusal)
         root.mkdir(parents=True, exist_ok=True)
-        files = bytes_ = 0
+        bytes_ = 0
         with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as scratch:
-            for folder, run in runs.items():
-                repository = artifacts(run, uri)
-                for path, claimed in _listed(repository, run.info.run_id):
-                    target = _inside(root, *folder, *path.split("/"))
-                    files += 1
-                    if files > MAX_FILES or bytes_ + claimed > MAX_BYTES:
-                        raise EvidenceError(f"{redact(uri)}: more than {MAX_FILES} files or {MAX_BYTES} bytes")
-                    got = Path(repository.download_artifacts(path, scratch))
-                    bytes_ += got.stat().st_size
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    os.replace(got, target)
+            for target in sorted(planned, key=lambda each: each == root / RECORD):
+                got, size = _downloaded(*planned[target], scratch, MAX_BYTES - bytes_, refusal)
+                bytes_ += size
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(got, target)
         return root
 
 
@@ -102,7 +113,7 @@ def past_benchmarks(
         for run in runs:
             files, faults = _few(client, run, uri, names, Path(scratch), most_bytes)
             bench_id = run.data.tags.get("paribus.bench_id", "")
-            if not BENCH_ID.fullmatch(bench_id):
+            if not BENCH_IDS.fullmatch(bench_id):
                 bench_id, files = f"run {run.info.run_id}", {}
                 faults = dict.fromkeys(names, "MLflow has no valid benchmark id of it")
             yield Past(bench_id, run.info.status, int(run.info.start_time or 0), files, faults)
@@ -133,14 +144,52 @@ def _content(repository: Any, name: str, sizes: Mapping[str, int], scratch: Path
     """Raises EvidenceError where the file is missing or too large."""
     if name not in sizes:
         raise EvidenceError("MLflow does not have it")
-    content = b""
-    if sizes[name] <= most_bytes:
-        with Path(repository.download_artifacts(name, str(scratch))).open("rb") as got:
-            # What a server claims of a size is not always what it sends.
-            content = got.read(most_bytes + 1)
-    if max(sizes[name], len(content)) > most_bytes:
-        raise EvidenceError(f"larger than {most_bytes // 2**20} MiB")
-    return content
+    refusal = f"larger than {most_bytes // 2**20} MiB"
+    if sizes[name] > most_bytes:
+        raise EvidenceError(refusal)
+    # What a server claims of a size is not always what it sends.
+    got, size = _downloaded(repository, name, str(scratch), most_bytes + 1, refusal)
+    if size > most_bytes:
+        raise EvidenceError(refusal)
+    return got.read_bytes()
+
+
+def _downloaded(repository: Any, path: str, scratch: str, most: int, refusal: str) -> tuple[Path, int]:
+    """A file in the scratch folder, and its size. Raises EvidenceError: it is no regular one, or larger than `most`."""
+    # A store of files on this machine gives what it has, which may be a link to anything.
+    if folder := getattr(repository, "artifact_dir", None):
+        place = Path(folder)
+        for part in path.split("/"):
+            place /= part
+            if place.is_symlink() or (place.exists() and not (place.is_file() or place.is_dir())):
+                raise EvidenceError(f"{path!r} is no regular file")
+    with _bounded(most, refusal):
+        got = Path(repository.download_artifacts(path, scratch))
+    found = got.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise EvidenceError(f"{path!r} is no regular file")
+    if found.st_size > most:
+        raise EvidenceError(refusal)
+    return got, found.st_size
+
+
+@contextmanager
+def _bounded(most: int, refusal: str) -> Iterator[None]:
+    """Meanwhile this process writes no file beyond `most` bytes; EvidenceError(refusal) where it would have.
+
+    Python ignores SIGXFSZ, so that the write itself fails, in whichever thread of MLflow it is.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    own = soft == resource.RLIM_INFINITY or most < soft
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most if own else soft, hard))
+    try:
+        yield
+    except Exception as error:
+        if own and (getattr(error, "errno", None) == errno.EFBIG or f"[Errno {errno.EFBIG}]" in str(error)):
+            raise EvidenceError(refusal) from None
+        raise
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _client(uri: str) -> Any:
@@ -157,7 +206,7 @@ def _find(uri: str, wanted: str, suite: str | None) -> tuple[Any, Any]:
     if client := _client(uri):
         experiments = [e.experiment_id for e in client.search_experiments() if suite in (None, e.name)]
         for run in experiments and search(client, experiments, benchmark_filter(bench_id), limit=1):
-            if not BENCH_ID.fullmatch(run.data.tags.get("paribus.bench_id", "")):
+            if not BENCH_IDS.fullmatch(run.data.tags.get("paribus.bench_id", "")):
                 raise EvidenceError(f"MLflow at {redact(uri)}: run {run.info.run_id} has no valid benchmark id")
             return client, run
     which = (f" {bench_id!r}" if bench_id else "") + (f" of suite {suite!r}" if suite else "")

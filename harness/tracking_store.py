@@ -17,8 +17,10 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from harness.processes import began, has_ended, host
+from harness.spec import BENCH_ID
 from harness.types import UserError
 
 # MLflow's own limits.
@@ -32,18 +34,66 @@ MAX_RUNS = 20_000
 UNABLE = re.compile(r"is locked|disk is full|disk I/O error|readonly database|unable to open database")
 
 RAM_FOLDER = Path("/dev/shm")
-BENCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+# What no address holds as it is.
+UNWRITTEN = re.compile(r"[\s'\"\x00-\x1f\x7f-\x9f]")
+
+# A setting's number of tokens is no secret, nor is the tokenizer's name.
+SECRET_NAME = (
+    r"password|passwd|passphrase|pwd|secret|api[_-]?key|access[_-]?key|(?:\b|(?<=%26)|(?<=%3F))sig(?:nature)?(?![\w.-])"
+    r"|token(?!izer|s[ \t]{0,4}=[ \t]{0,4}[0-9][0-9_.e+]{0,20}+(?:[&\s,;)\]}'\"]|$))"
+)
+# The quoted part of a value is taken whole. The possessive quantifier never goes back, so the time is linear.
+SECRET = re.compile(
+    rf"(?i)(?P<name>(?:{SECRET_NAME})[\w.-]{{0,64}}+[\"']?[ \t]{{0,4}}(?:=|%3D)[ \t]{{0,4}})"
+    r"(?P<value>(?:(?P<quote>\\{0,4}[\"'])[^\n]{0,1024}?(?P=quote))?[^&\s]*)"
+)
+
+BENCH_IDS = re.compile(BENCH_ID)
 
 
 def check_bench_id(bench_id: str, what: str = "benchmark id") -> None:
     """Raises UserError where `bench_id` could not name a folder and stand in a search condition. what: it is."""
-    if not BENCH_ID.fullmatch(bench_id):
+    if not BENCH_IDS.fullmatch(bench_id):
         raise UserError(f"{what} {bench_id!r}: letters, digits, '.', '_' and '-' only")
 
 
 def tracking_uri(uri: str | None, fallback: Path) -> str:
-    """The given URI, else $MLFLOW_TRACKING_URI, else a SQLite file in `fallback`."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{fallback.resolve() / 'mlflow.db'}"
+    """The given URI, else $MLFLOW_TRACKING_URI, else a SQLite file in `fallback`. Raises UserError where it is none."""
+    given = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if given and (fault := address_fault(given)):
+        raise UserError(f"{'tracking address' if uri else 'MLFLOW_TRACKING_URI'}: {fault}")
+    return given or f"sqlite:///{fallback.resolve() / 'mlflow.db'}"
+
+
+def address_fault(uri: str) -> str | None:
+    """Why a tracking address is none, without its parts: a library that misreads it prints what it took for a port."""
+    scheme, found, rest = uri.partition("://")
+    kind = uri.strip().partition(":")[0].lower()
+    if kind in ("http", "https"):
+        fault = "whitespace, quotes or control characters in it" if UNWRITTEN.search(uri) else _web_address_fault(uri)
+    elif found and not scheme.lower().startswith(("sqlite", "file")) and UNWRITTEN.search(rest.rpartition("@")[0]):
+        fault = "whitespace, quotes or control characters in its user or password"
+    else:
+        return None
+    return fault and f"{fault}; in a password such characters are percent-encoded (%23 for #, %2F for /, %3F for ?)"
+
+
+def _web_address_fault(uri: str) -> str | None:
+    try:
+        parts = urlsplit(uri)
+        if any("@" in part for part in (parts.path, parts.query, parts.fragment)):
+            return "an '@' outside its host part"
+        if "#" in uri:
+            return "a fragment ('#') in it"
+        if not parts.hostname:
+            return "no host in it"
+        try:
+            _ = parts.port
+        except ValueError:
+            return "its port is no number from 0 to 65535"
+    except ValueError:
+        return "its host part cannot be read"
+    return None
 
 
 def connect(uri: str) -> Any:
@@ -54,6 +104,8 @@ def connect(uri: str) -> Any:
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
         "MLFLOW_LOGGING_LEVEL": "CRITICAL",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        # Parts that a server asks to have fetched side by side are whole in memory, whatever their size.
+        "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
     }.items():
@@ -155,7 +207,10 @@ def artifacts(run: Any, uri: str) -> Any:
     """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    return get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)
+    repository = get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)
+    # What was listed as a file is downloaded as one: asked again, a server may call it a folder without an end.
+    repository._is_directory = lambda path: False
+    return repository
 
 
 def folder_name(child: Any) -> str:
@@ -215,9 +270,20 @@ def param_batches(flat: Mapping[str, str]) -> Iterator[list[tuple[str, str]]]:
 
 
 def redact(text: str) -> str:
-    """`text` without the credentials that URIs in it may carry."""
-    text = re.sub(r"://[^\s'\"]*@", "://***@", text)
-    return re.sub(r"(?i)\b(password|passwd|pwd|token|secret|api_?key)=[^&\s'\"]+", r"\1=***", text)
+    """`text` without the credentials that URIs and settings in it may carry, in time that is linear in its length."""
+    return re.sub(r"\S+", _without_userinfo, SECRET.sub(_without_value, text))
+
+
+def _without_value(found: re.Match[str]) -> str:
+    # An '@' in it may be the one that ends a password: what is before it must still be seen to be one.
+    return f"{found['name']}***{'@***' if '@' in found['value'] else ''}"
+
+
+def _without_userinfo(word: re.Match[str]) -> str:
+    """A password may hold quotes and more: everything up to the last '@' is taken for one."""
+    scheme, _, rest = word[0].partition("://")
+    _, at, host = rest.rpartition("@")
+    return f"{scheme}://***@{host}" if at else word[0]
 
 
 def cause(error: Exception) -> str:

@@ -6,7 +6,6 @@ checkpoint and leaves the same journals as one that was not.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -30,12 +29,13 @@ def train_to_the_end(parts: Parts, folder: Path, emit: Emit, runs: list[Run], *,
     """Train until the budget is spent, evaluating on the way where the suite asks for it, and at the end.
 
     runs: gets the run once it exists. peak_flops: what the device was measured to do in a second; utilisation is held
-    against it. Raises Stopped, after a checkpoint, when the process is told to end.
+    against it. Raises Stopped, after a checkpoint, when the process is told to end. Checkpoints stay, the last one from
+    the end of training: whoever has noted that the run finished may remove them.
     """
     run, spec, kept = Run(parts), parts.spec, folder / "checkpoints"
     runs.append(run)
     progress = restore(run, kept, warn=lambda line: emit({"event": "warning", "line": line}))
-    forget_after(folder, run.spent.steps)
+    forget_after(folder, run.spent.steps, evaluated=evaluations_due(run) <= progress.evaluations)
     if run.spent.steps:
         emit({"event": "resumed", "step": run.spent.steps, "evidence": run.evidence})
     with (
@@ -43,7 +43,7 @@ def train_to_the_end(parts: Parts, folder: Path, emit: Emit, runs: list[Run], *,
         Journal(folder / "steps.jsonl") as steps,
         Journal(folder / "samples.jsonl") as samples,
     ):
-        saved = time.monotonic()
+        saved, saved_after = time.monotonic(), run.spent.steps
         try:
             while not run.spent.exhausted(spec.budget):
                 evaluate_if_due(run, progress, folder, emit)
@@ -51,24 +51,30 @@ def train_to_the_end(parts: Parts, folder: Path, emit: Emit, runs: list[Run], *,
                     take_step(run, progress, steps, samples, emit, peak_flops)
                 if time.monotonic() - saved >= spec.checkpoint.every_s:
                     save(run, progress, kept, emit)
-                    saved = time.monotonic()
+                    saved, saved_after = time.monotonic(), run.spent.steps
             run.meter.close()
+            if run.spent.steps > saved_after:
+                save(run, progress, kept, emit)
             run_evaluation(parts, folder, "final", run.spent, emit)
         except Stopped:
             save(run, progress, kept, emit)
             raise
     if spec.checkpoint.final:
         save_policy(parts.policy, folder / "final")
-    shutil.rmtree(kept, ignore_errors=True)
     parts.engine.close()
 
 
 def evaluate_if_due(run: Run, progress: Progress, folder: Path, emit: Emit) -> None:
-    every = run.spec.eval.every
-    due = int(run.spent.fraction(run.spec.budget) / every) if every else 0
+    due = evaluations_due(run)
     if due > progress.evaluations:
         run_evaluation(run.parts, folder, f"step-{run.spent.steps:06d}", run.spent, emit)
         progress.evaluations = due
+
+
+def evaluations_due(run: Run) -> int:
+    """How many evaluations on the way should have been made by now."""
+    every = run.spec.eval.every
+    return int(run.spent.fraction(run.spec.budget) / every) if every else 0
 
 
 def take_step(run: Run, progress: Progress, steps: Journal, samples: Journal, emit: Emit, peak_flops: float) -> None:
@@ -97,12 +103,13 @@ def save(run: Run, progress: Progress, folder: Path, emit: Emit) -> None:
         emit({"event": "warning", "line": f"no checkpoint at step {run.spent.steps}: {line}"})
 
 
-def forget_after(folder: Path, step: int) -> None:
-    """Journals and evaluations of later steps come again."""
+def forget_after(folder: Path, step: int, *, evaluated: bool) -> None:
+    """Journals and evaluations of later steps come again; and those after this step, unless they were all made."""
     for name in ("steps.jsonl", "samples.jsonl"):
         keep_steps(folder / name, step)
     for path in (folder / "evals").glob("*.json"):
-        if path.name.startswith("final-") or int(read_json(path)["step"]) > step:
+        made = int(read_json(path)["step"])
+        if path.name.startswith("final-") or made > step or (made == step and not evaluated):
             path.unlink()
 
 

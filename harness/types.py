@@ -12,6 +12,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
+def printable(text: str, keep: str = "") -> str:
+    """`text` with what would command a terminal, or pass for something else on it, written as escapes.
+
+    keep: characters that stay as they are.
+    """
+    return "".join(char if char.isprintable() or char in keep else repr(char)[1:-1] for char in text)
+
+
 class UserError(Exception):
     """A fault the user can mend. The message is one line; `exit_code` is the process's exit status.
 
@@ -21,7 +29,7 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(char if char.isprintable() else repr(char)[1:-1] for char in message))
+        super().__init__(printable(message))
 
 
 class RunError(UserError):

@@ -55,6 +55,8 @@ class Job(NamedTuple):
     registry: Registry
 
 
+# What asks a process to end.
+ENDING = (signal.SIGINT, signal.SIGTERM)
 # What makes a child write into its log where it stands.
 WHERE = signal.SIGUSR1
 
@@ -68,6 +70,7 @@ def main(job: Job, connection: Connection, beat_s: float) -> None:
     """
     # The parent decides what a Ctrl-C on the whole group of processes means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     sending = threading.Lock()
 
     def emit(event: dict[str, Any]) -> None:

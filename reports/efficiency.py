@@ -15,6 +15,7 @@ second. So the same two questions are asked of every axis:
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -77,8 +78,13 @@ class Race:
         if estimate is None or estimate.mean is None:
             return None, None, None
         interval = estimate.interval()
-        low, high = (math.exp(interval[0]), math.exp(interval[1])) if interval else (None, None)
-        return math.exp(estimate.mean), low, high
+        low, high = map(_exp, interval) if interval else (None, None)
+        return _exp(estimate.mean), low, high
+
+
+def _exp(power: float) -> float:
+    """As far as floats go: what was recorded may be anybody's."""
+    return math.exp(min(power, math.log(sys.float_info.max)))
 
 
 def areas(

@@ -7,7 +7,8 @@
     <arm>-seed<k>/samples.jsonl        a few training completions
 
 A file that cannot be read is an error naming the file and the line: a report that skips what it cannot parse shows
-only what went well. Runs that did not finish are records like any other; what to do with them is decided later.
+only what went well. The files may be anybody's, so they are checked before they are handed on (`reports.schema`). Runs
+that did not finish are records like any other; what to do with them is decided later.
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel, ValidationError
 
+from harness.spec_faults import brief, one_line
 from harness.types import EvidenceError
+from reports.schema import MOST_COLUMNS, Bench, Evaluated, Numbers, Sampled, Stepped
 
 SCHEMA_VERSION = 1
 # A run whose timed work took this much longer than the quickest of its benchmark was slowed by something.
 SLOWED = 0.15
+# A refusal shows the value at fault, which may be a table of tables.
+_MOST_SAID = 500
 _REQUIRED = ("schema_version", "bench_id", "suite", "arms", "runs", "budget", "matching")
 
 
@@ -64,6 +70,8 @@ class Run:
     """The steps after which it went on from a checkpoint."""
     hung: tuple[str, ...] = ()
     """Where it hung, each time that it was started again for that."""
+    try_again: bool = False
+    """Something outside made it fail, so it is worth another try."""
 
     @property
     def finished(self) -> bool:
@@ -138,11 +146,14 @@ def load(folder: Path) -> Records:
         if key not in bench:
             raise EvidenceError(f"{path}: the key {key!r} is missing")
     if bench["schema_version"] != SCHEMA_VERSION:
-        raise EvidenceError(f"{path}: schema_version {bench['schema_version']!r}; this program reads {SCHEMA_VERSION}")
+        raise EvidenceError(
+            f"{path}: schema_version {brief(bench['schema_version'])}; this program reads {SCHEMA_VERSION}"
+        )
+    _check(Bench, bench, str(path))
     for arm in bench["arms"]:
-        if not arm or any(character in arm for character in "/\\\0") or arm in (".", ".."):
+        if any(character in arm for character in "/\\") or arm in (".", ".."):
             raise EvidenceError(f"{path}: {arm!r} cannot be the name of an arm")
-    runs = tuple(_run(folder, row, path) for row in bench["runs"])
+    runs = tuple(_run(folder, row) for row in bench["runs"])
     seen = set()
     for run in runs:
         if run.arm not in bench["arms"]:
@@ -154,23 +165,11 @@ def load(folder: Path) -> Records:
     return Records(bench, runs, base)
 
 
-def _run(folder: Path, row: Mapping[str, Any], path: Path) -> Run:
-    try:
-        arm, seed, status = str(row["arm"]), int(row["seed"]), str(row["status"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise EvidenceError(f"{path}: a run without a usable arm, seed or status ({error!r})") from None
+def _run(folder: Path, row: Mapping[str, Any]) -> Run:
+    arm, seed, status = row["arm"], row["seed"], row["status"]
     own = folder / f"{arm}-seed{seed}"
     # A killed run may leave half a line at the end of its journals; a finished one may not.
-    lines = list(_lines(own / "steps.jsonl", torn_end_allowed=status != "finished"))
-    history = pd.DataFrame([line for _, line in lines])
-    for number, line in lines:
-        if not isinstance(line.get("step"), int):
-            raise EvidenceError(f"{own / 'steps.jsonl'}, line {number}: no step number")
-    if not history.empty:
-        # A resumed run writes the steps after its checkpoint again; the later line is the one that counted.
-        history = history.apply(pd.to_numeric, errors="coerce")
-        history = history.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
-    samples = tuple(line for _, line in _lines(own / "samples.jsonl", torn_end_allowed=status != "finished"))
+    torn = status != "finished"
     return Run(
         arm=arm,
         seed=seed,
@@ -181,40 +180,72 @@ def _run(folder: Path, row: Mapping[str, Any], path: Path) -> Run:
         steps=int(row.get("steps") or 0),
         spent=row.get("spent") or {},
         seconds=row.get("seconds"),
-        history=history,
+        history=_history(own / "steps.jsonl", torn_end_allowed=torn),
         evaluations=tuple(_evaluations(own / "evals")),
-        samples=samples,
+        samples=tuple(_samples(own / "samples.jsonl", torn_end_allowed=torn)),
         out_of_memory_in=row.get("out_of_memory_in"),
         conditions=row.get("conditions") or {},
         resumed=tuple(row.get("resumed") or ()),
         hung=tuple(row.get("hung") or ()),
+        try_again=bool(row.get("try_again")),
     )
 
 
+def _history(path: Path, *, torn_end_allowed: bool) -> pd.DataFrame:
+    lines, columns = [], set[str]()
+    for number, line in _lines(path, torn_end_allowed=torn_end_allowed):
+        where = f"{path}, line {number}"
+        if type(line.get("step")) is not int:
+            raise EvidenceError(f"{where}: no step number")
+        _check(Stepped, line, where)
+        try:
+            Numbers.validate_python({name: value for name, value in line.items() if name not in Stepped.model_fields})
+        except ValidationError as error:
+            raise EvidenceError(_refusal(where, error)) from None
+        columns.update(line)
+        if len(columns) > MOST_COLUMNS:
+            raise EvidenceError(f"{where}: more than {MOST_COLUMNS:,} columns in all")
+        lines.append(line)
+    history = pd.DataFrame(lines)
+    if not history.empty:
+        # A resumed run writes the steps after its checkpoint again; the later line is the one that counted.
+        history = history.apply(pd.to_numeric, errors="coerce")
+        history = history.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
+    return history
+
+
+def _samples(path: Path, *, torn_end_allowed: bool) -> Iterator[dict[str, Any]]:
+    for number, line in _lines(path, torn_end_allowed=torn_end_allowed):
+        _check(Sampled, line, f"{path}, line {number}")
+        yield line
+
+
 def _evaluations(folder: Path) -> list[Evaluation]:
-    found = [_evaluation(path) for path in sorted(folder.glob("*.json"))]
+    try:
+        paths = sorted(folder.glob("*.json"))
+    except OSError as error:
+        raise EvidenceError(f"{folder}: cannot be read ({error.strerror})") from None
+    found = [_evaluation(path) for path in paths]
     return sorted(found, key=lambda e: (e.task, e.label == "final", e.step))
 
 
 def _evaluation(path: Path) -> Evaluation:
     raw = _object(path)
-    try:
-        evaluation = Evaluation(
-            task=str(raw["task"]),
-            label=str(raw["label"]),
-            step=int(raw.get("step") or 0),
-            spent=raw.get("spent") or {},
-            questions=int(raw["questions"]),
-            metrics=raw["metrics"],
-            samples=tuple(raw.get("samples") or ()),
-        )
-        ids = [sample["id"] for sample in evaluation.samples]
-    except (KeyError, TypeError, ValueError) as error:
-        raise EvidenceError(f"{path}: not an evaluation ({error!r})") from None
+    _check(Evaluated, raw, str(path))
+    evaluation = Evaluation(
+        task=raw["task"],
+        label=raw["label"],
+        step=raw.get("step") or 0,
+        spent=raw.get("spent") or {},
+        questions=raw["questions"],
+        metrics=raw["metrics"],
+        samples=tuple(raw.get("samples") or ()),
+    )
+    ids = [sample["id"] for sample in evaluation.samples]
     if len(set(ids)) != len(ids):
         raise EvidenceError(f"{path}: a question appears twice")
     stated = evaluation.metrics.get("accuracy")
-    if stated is not None and math.isfinite(stated) and not 0 <= stated <= 1:
+    if stated is not None and not 0 <= stated <= 1:
         raise EvidenceError(f"{path}: an accuracy of {stated} is not between 0 and 1")
     verdicts = [sample.get("correct") for sample in evaluation.samples]
     if stated is not None and len(ids) == evaluation.questions and ids and None not in verdicts:
@@ -222,6 +253,19 @@ def _evaluation(path: Path) -> Evaluation:
         if abs(counted - stated) > 1e-3:
             raise EvidenceError(f"{path}: accuracy is given as {stated:.4f}, but its answers give {counted:.4f}")
     return evaluation
+
+
+def _check(model: type[BaseModel], value: Any, where: str) -> None:
+    """EvidenceError naming the place and the key of the first fault."""
+    try:
+        model.model_validate(value)
+    except ValidationError as error:
+        raise EvidenceError(_refusal(where, error)) from None
+
+
+def _refusal(where: str, error: ValidationError) -> str:
+    said = one_line(error, lambda _: ())
+    return f"{where}: {said if len(said) <= _MOST_SAID else said[:_MOST_SAID] + '…'}"
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -233,6 +277,10 @@ def _object(path: Path) -> dict[str, Any]:
         raise EvidenceError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
     except json.JSONDecodeError as error:
         raise EvidenceError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+    except OSError as error:
+        raise EvidenceError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise EvidenceError(f"{path}: not JSON ({_beyond(error)})") from None
     if not isinstance(value, dict):
         raise EvidenceError(f"{path}: not a JSON object")
     return value
@@ -240,19 +288,30 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _lines(path: Path, *, torn_end_allowed: bool) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) for every line of a journal; a journal that was never begun has none."""
-    if not path.exists():
-        return
     # Split at the line feed alone: str.splitlines would also cut at separators inside a completion.
-    pieces = path.read_bytes().split(b"\n")
+    try:
+        pieces = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise EvidenceError(f"{path}: cannot be read ({error.strerror})") from None
     for number, piece in enumerate(pieces, start=1):
         if not piece.strip():
             continue
         try:
             value = json.loads(piece.decode("utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if torn_end_allowed and number == len(pieces):
                 return
-            raise EvidenceError(f"{path}, line {number}: not JSON ({error})") from None
+            raise EvidenceError(f"{path}, line {number}: not JSON ({_beyond(error)})") from None
         if not isinstance(value, dict):
             raise EvidenceError(f"{path}, line {number}: not a JSON object")
         yield number, value
+
+
+def _beyond(error: ValueError | RecursionError) -> str:
+    """Why JSON could not be read. What Python says of its own limits is no help to whoever wrote the file."""
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    syntax = isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
+    return str(error) if syntax else "a number of thousands of digits"

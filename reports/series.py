@@ -193,8 +193,13 @@ def highest(run: Run, name: str) -> float | None:
 
 def peak_memory(run: Run) -> float | None:
     """The most memory held in any phase of any step."""
-    peaks = [highest(run, c) for c in columns(run) if c.startswith("memory/") and c.endswith("/peak_bytes")]
-    return max((peak for peak in peaks if is_number(peak)), default=math.nan) if peaks else None
+    found = [highest(run, name) for name in peaks(run)]
+    return max((peak for peak in found if is_number(peak)), default=math.nan) if found else None
+
+
+def peaks(run: Run) -> list[str]:
+    """The columns that hold a phase's peak of memory."""
+    return [name for name in columns(run) if name.startswith("memory/") and name.endswith("/peak_bytes")]
 
 
 def is_number(value: float | None) -> TypeGuard[float]:

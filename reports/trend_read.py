@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from harness.baseline import MEMORY, MOST_ARMS, MOST_NAMES, MOST_SEEDS, STEP_TIME, Device, Finite, Start, Text
+from harness.baseline import MEMORY, MOST_ARMS, MOST_NAMES, MOST_SEEDS, STEP_TIME, Device, Finite, Start
 from harness.extract import device, is_accuracy, settings, stack, starts
-from harness.spec import Whole
+from harness.spec import Text, Whole
 from harness.spec_faults import one_line
 from harness.spec_file import recorded
 from harness.types import EvidenceError

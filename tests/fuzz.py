@@ -77,6 +77,16 @@ def record(data: bytes, _: Path) -> None:
     refused_or_taken(lambda: read_bench(data, past("record")["bench_id"]))
 
 
+def bench(data: bytes, scratch: Path) -> None:
+    """bench.json alone: a run whose folder is not there recorded nothing."""
+    from reports.records import load
+
+    folder = scratch.with_name("bench")
+    folder.mkdir(exist_ok=True)
+    (folder / "bench.json").write_bytes(data)
+    refused_or_taken(lambda: load(folder))
+
+
 def refused_or_taken(parse: Callable[[], Any]) -> None:
     from harness.types import UserError
 
@@ -104,8 +114,8 @@ def seeds(name: str) -> list[bytes]:
         return [path.read_bytes() for path in (ROOT / "suites").glob("*.toml")]
     if name == "override":
         return [b"update.learning_rate=1e-4\0seeds=[0, 1]", b"arms.ppo.reason=why\0budget.steps=3", b"kl={}"]
-    if name in ("comparison", "record"):
-        return [compact(past(name))]
+    if name in ("comparison", "record", "bench"):
+        return [compact(past("record" if name == "bench" else name))]
     whole = json.loads((ROOT / "baselines" / "arithmetic-ci.json").read_bytes())
     if name == "baseline":
         return [compact(whole)]
@@ -150,8 +160,8 @@ def odd_value_somewhere(data: bytes, seed: int) -> bytes | None:
     return None
 
 
-TARGETS = {each.__name__: each for each in (grader, spec, override, baseline, journal, comparison, record)}
-OF_JSON = ("baseline", "journal", "comparison", "record")
+TARGETS = {each.__name__: each for each in (grader, spec, override, baseline, journal, comparison, record, bench)}
+OF_JSON = ("baseline", "journal", "comparison", "record", "bench")
 
 
 def fuzz(name: str, runs: int, folder: Path) -> None:
@@ -164,6 +174,7 @@ def fuzz(name: str, runs: int, folder: Path) -> None:
             "harness.baseline",
             "harness.journal",
             "harness.spec_file",
+            "reports.records",
             "reports.trend_read",
             "suites.grading",
         ):

@@ -217,7 +217,13 @@ ODD = {
     "arms of different lengths": ({"steps": {"ppo": 8, "grpo": 20}}, "PPO"),
     "a metric that is never a number": ({"nan_metric": "reward/mean"}, "No run recorded a finite value."),
     "names with quotes and brackets": (
-        {"suite": NAME, "tasks": ("a<b>'c\"",), "arms": ("p<b>&$_x", "grpo"), "environment": {"cpu": NAME}},
+        {
+            "suite": NAME,
+            "bench_id": "synthetic-1",
+            "tasks": ("a<b>'c\"",),
+            "arms": ("p<b>&$_x", "grpo"),
+            "environment": {"cpu": NAME},
+        },
         f"p<b>&$_x or GRPO on {NAME}",
     ),
 }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 
 import psutil
 import pytest
 import tiny
+from mlflow_server import wait_for
 
 from harness import children
 from harness.children import Ended, child_events, longest_silence
@@ -67,6 +70,28 @@ def test_a_limit_that_is_none_is_refused_in_one_line(monkeypatch, text):
     monkeypatch.setenv(children.HANG_VARIABLE, text)
     with pytest.raises(UserError, match=r"PARIBUS_HANG_SECONDS=.*: expected a number of seconds above 0"):
         longest_silence()
+
+
+ORPHAN = """
+import os, sys, threading
+from harness.heartbeat import Heartbeat
+if os.fork():
+    input()
+with Heartbeat(lambda: None, 0.1):
+    print(os.getpid(), flush=True)
+    sys.stdout.close()
+    threading.Event().wait()
+"""
+
+
+def test_a_child_that_hangs_ends_with_its_parent():
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True) as parent:  # fmt: skip
+        child = psutil.Process(int(parent.stdout.readline()))
+        time.sleep(0.5)
+        assert child.is_running()
+        parent.kill()
+    assert wait_for(lambda: not psutil.pid_exists(child.pid) or child.status() == psutil.STATUS_ZOMBIE, 5)
 
 
 def beats_while(work) -> int:

@@ -387,3 +387,87 @@ def test_grade_refuses_a_file_it_cannot_read_and_a_suite_there_is_not(run: Run, 
     (tmp_path / "bytes").write_bytes(b"\xff\xff")
     assert "bytes: cannot be read" in refused(run("grade", "arithmetic", tmp_path / "bytes"))
     assert refused(run("grade", "chess", tmp_path)).startswith("no suite 'chess'")
+
+
+# --- what others wrote, and addresses ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["bench", "arithmetic"], ["bench", "--resume", "latest"], ["report"]])
+@pytest.mark.parametrize(
+    "uri", ["http://user:hunter2#x@host", "http://user:hunter2/x@host", "postgresql://u:hun'ter2@h"]
+)
+def test_an_address_that_is_none_is_refused_before_anything_runs(
+    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str], uri: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    line = refused(run(*arguments))
+    assert line.startswith("MLFLOW_TRACKING_URI: ")
+    assert "percent-encoded (%23 for #" in line
+    assert "hun" not in line
+
+
+@pytest.mark.parametrize("uri", ["http://user:hunter2#x@host", "http://user:hunter2/x@host", "http://[::1"])
+def test_doctor_warns_of_an_address_that_is_none(run: Run, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    ran = run("doctor")
+    assert (ran.code, ran.err) == (0, "")
+    assert "warning              MLFLOW_TRACKING_URI: " in ran.out
+    assert "hunter2" not in ran.out
+
+
+def test_doctor_warns_of_a_database_that_everybody_may_write_to(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "shared" / "mlflow.db"
+    file.parent.mkdir()
+    file.touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
+    assert str(file.parent) not in "".join(line for line in run("doctor").out.splitlines() if "everybody" in line)
+    file.chmod(0o666)
+    file.parent.chmod(0o777)
+    warned = [line for line in run("doctor").out.splitlines() if "everybody" in line]
+    assert [line.split(" may ")[0].split()[-1] for line in warned] == [str(file), str(file.parent)]
+
+
+@pytest.mark.parametrize("bench_id", ["../x", "..", "a/b"])
+def test_a_benchmark_that_is_named_lies_in_its_folder(run: Run, tmp_path: Path, bench_id: str) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / bench_id).mkdir(parents=True, exist_ok=True)
+    (runs / bench_id / "bench.json").write_text("{}")
+    base = ROOT / "baselines" / "arithmetic.json"
+    for command in (
+        ["report", "--out", runs],
+        ["baseline", "--out", tmp_path / "new.json", "--runs", runs],
+        ["regress", "--baseline", base, "--runs", runs],
+    ):
+        assert refused(run(*command, bench_id)).startswith(f"benchmark id {bench_id!r}: letters")
+
+
+def test_a_password_among_the_arguments_is_not_recorded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import harness.bench
+
+    recorded = []
+
+    def made(*_: object, command: str, **__: object) -> None:
+        recorded.append(command)
+        raise UserError("made")
+
+    monkeypatch.setattr(harness.bench.Benchmark, "__init__", made)
+    named = "https://u:hunter2@host/x"
+    refused(run("bench", "arithmetic", "--set", f"arms.ppo.reason='{named}'", "--set", "update.micro_batch_tokens=512"))
+    assert recorded == [
+        "paribus bench arithmetic --set 'arms.ppo.reason='\"'\"'https://***@host/x'\"'\"'' "
+        "--set update.micro_batch_tokens=512"
+    ]
+    line = refused(run("bench", "arithmetic", "--set", f"model.name='{named}'"))
+    assert line.endswith("model.name: expected a hub id, a folder or package://PACKAGE/PATH")
+
+
+def test_what_a_file_says_does_not_command_the_terminal(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    command_line.say("[b]a\x1b[2J\rb\u202e[/b]\nc\u00a0d")
+    assert capsys.readouterr().out == "[b]a\\x1b[2J\\rb\\u202e[/b]\nc\u00a0d\n"
+    ran = run("plan", "arithmetic", "--set", 'model.name="m\\u001b[2J\\u0007"')
+    assert ran.code == 0
+    assert not {"\x1b", "\x07"} & set(ran.out)
+    assert "m\\x1b[2J" in ran.out

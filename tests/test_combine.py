@@ -57,7 +57,7 @@ def test_the_order_in_which_they_are_named_changes_no_number(two):
         ("margin", 0.5, r"differ in margin: 0\.\d+ and 0\.5"),
         ("suite", "gsm8k", r"differ in suite: "),
         ("budget__limit", 7, r"differ in budget\.limit: "),
-        ("arms__ppo", {"critic": 1}, r"differ in arms\.ppo\."),
+        ("arms__ppo", {"critic": {"kind": "shared"}}, r"differ in arms\.ppo\."),
     ],
 )
 def test_what_is_not_the_same_comparison_is_refused_by_name(two, key, value, said):

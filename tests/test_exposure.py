@@ -1,5 +1,7 @@
 """What `doctor` warns of: folders that everybody may write to, and servers that anybody may."""
 
+import os
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,3 +74,50 @@ def test_a_password_in_the_clear_is_warned_of() -> None:
 
 def test_a_database_in_a_file_is_no_server() -> None:
     assert server_warnings("sqlite:////somewhere/mlflow.db", {}) == []
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://user:hunter2#x@host",
+        "http://user:hunter2/x@host",
+        "http://user:hunter2",
+        "http://user:hunter2@[::1",
+        "http://localhost:abc",
+        "http://hunter2 @host",
+    ],
+)
+def test_an_address_that_is_none_is_said_so_and_not_shown(uri: str) -> None:
+    (line,) = server_warnings(uri, {})
+    assert line.startswith("tracking server: ")
+    assert not {"hunter2", "abc", "::1"} & {word for word in ("hunter2", "abc", "::1") if word in line}
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-hunter2\r\n", b"HTTP/1.1 302 x\r\nLocation: http://h:hunter2/\r\n\r\n"])
+def test_what_answers_and_is_no_web_server_is_said_so(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def once() -> None:
+            accepted, _ = listening.accept()
+            with accepted:
+                accepted.recv(1 << 16)
+                accepted.sendall(answer)
+
+        thread = threading.Thread(target=once)
+        thread.start()
+        (line,) = server_warnings(f"http://127.0.0.1:{listening.getsockname()[1]}", {})
+        thread.join()
+    assert "does not answer as MLflow does (" in line
+    assert "hunter2" not in line
+
+
+def test_a_file_is_warned_of_as_its_folder_is_and_a_folder_once(tmp_path: Path) -> None:
+    file, pipe = tmp_path / "mlflow.db", tmp_path / "pipe"
+    file.touch()
+    os.mkfifo(pipe)
+    for path in (file, pipe, tmp_path):
+        path.chmod(0o777)
+    again = tmp_path / "nothing" / ".."
+    (tmp_path / "nothing").mkdir()
+    found = folder_warnings({"runs folder": tmp_path, "database": file, "its folder": again, "pipe": pipe})
+    assert [line.split(" may ")[0] for line in found] == [f"runs folder {tmp_path}", f"database {file}"]

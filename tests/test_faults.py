@@ -223,6 +223,27 @@ def test_a_store_that_heard_nothing_of_a_finished_benchmark_is_told_all_when_it_
     assert {path.parts[0] for path in kept} >= {"base", *RUNS, "bench.json", "report.html"}
     assert all((got / path).read_bytes() == (folder / path).read_bytes() for path in kept)
     assert all(row["mlflow_run_id"] != rows(undisturbed)[run]["mlflow_run_id"] for run, row in rows(folder).items())
+    # Records go first: a process that ends after them has told of an end, and of no file.
+    for artifact in (tmp_path / "mlartifacts").rglob("steps.jsonl"):
+        artifact.unlink()
+    finish(start(tmp_path, "--resume", "latest"), tmp_path)
+    got = fetch(f"sqlite:///{tmp_path / 'mlflow.db'}", folder.name, tmp_path / "again")
+    assert all((got / run / "steps.jsonl").read_bytes() == (folder / run / "steps.jsonl").read_bytes() for run in RUNS)
+
+
+@pytest.mark.parametrize(("status", "ended"), [("KILLED", False), ("FINISHED", True), ("FAILED", True)])
+def test_what_others_marked_as_killed_is_told_again(empty_store, tmp_path, status, ended):
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    first = Tracker(None, "arithmetic", "b", fallback=tmp_path)
+    first.start_benchmark({})
+    run = first.start_run("ppo", 0, {})
+    assert wait_for(lambda: first.run_id(run), 20)
+    connect(first.uri).set_terminated(first.run_id(run), status=status)
+    second = Tracker(None, "arithmetic", "b", fallback=tmp_path)
+    second.start_benchmark({})
+    assert second.ready(20)
+    assert second.ended_before(run) is ended
+    assert (first.close(), second.close()) == (0, 0)
 
 
 @pytest.mark.slow

@@ -172,3 +172,9 @@ def test_a_failed_run_does_not_shorten_the_estimate(clock: Clock) -> None:
     clock.now += 1
     display.end_run("failed", " (boom)")
     assert display.remaining.seconds(None, clock.now) == 100.0
+
+
+def test_what_a_line_quotes_cannot_command_the_terminal(clock: Clock) -> None:
+    display, text = plain(["ppo"])
+    display.log("a\x1b[2J\x07b\r\nc\u202ed 5\u00a0%")
+    assert text.getvalue() == "a\\x1b[2J\\x07b\\r\\nc\\u202ed 5\u00a0%\n"

@@ -125,6 +125,20 @@ def test_before_training_accuracy_may_not_even_rise(new: float | None, outcome: 
     assert gates.grading("heldout", 0.5, new, margin=0.02).outcome is outcome
 
 
+def test_before_training_accuracy_may_move_by_the_margin_itself() -> None:
+    """0.42 - 0.41 is more than 0.01, to the last bits of a float."""
+    for hundredths in range(30, 50):
+        for new in (hundredths + 1, hundredths - 1):
+            gate = gates.grading("heldout", hundredths / 100, new / 100, margin=0.01)
+            assert gate.outcome is Outcome.PASS, gate
+
+
+def test_before_training_another_devices_rounding_is_given_twice_the_margin() -> None:
+    moved = {new: gates.grading("heldout", 0.5, new, margin=0.02, same_device=False) for new in (0.52, 0.53, 0.4)}
+    assert [gate.outcome for gate in moved.values()] == [Outcome.PASS, Outcome.UNDECIDED, Outcome.REGRESSION]
+    assert gates.grading("heldout", 0.5, 0.53, margin=0.02).outcome is Outcome.REGRESSION
+
+
 def target(*steps: int | None) -> Target:
     return Target(level=0.5, window=2, steps=dict(enumerate(steps)))
 
@@ -175,6 +189,9 @@ SECONDS = {0: 1.00, 1: 1.01, 2: 0.99}
         ((0.8, 0.8, 0.8), 0.8, (), Outcome.PASS),
         ((0.7, 0.7, 0.7), 0.8, (), Outcome.PASS),
         ((0.8, 0.8, 1.0), 1.0, (), Outcome.PASS),
+        ((1.0, 1.0, 1.0), 0.97, (), Outcome.PASS),
+        ((1.0, 1.0, 1.0), 0.75, (), Outcome.UNDECIDED),
+        ((1.0, 0.75, 1.0), 0.75, (), Outcome.PASS),
         ((0.8, 0.8, 0.8), 1.0, (0, 1), Outcome.PASS),
         ((math.nan, 1.0, 1.0), 1.0, (), Outcome.INCOMPLETE),
     ],
@@ -340,6 +357,44 @@ def test_a_column_that_is_no_longer_recorded_is_incomplete(tmp_path: Path, basel
         path.write_text("".join(f"{json.dumps({k: v for k, v in x.items() if k != 'critic/loss'})}\n" for x in lines))
     gate = gate_of(judged(tmp_path, baseline), "ppo", CURVES)
     assert (gate.outcome, gate.sentence) == (Outcome.INCOMPLETE, "critic/loss is no longer recorded")
+
+
+def test_a_phase_whose_memory_is_no_longer_recorded_is_incomplete(tmp_path: Path, baseline: Baseline) -> None:
+    """Without the phase that holds the peak, the arm would look better."""
+    write_usual(tmp_path)
+    for seed in (0, 1, 2):
+        edit_journal(tmp_path, f"grpo-seed{seed}", lambda line: {"memory/policy_update/peak_bytes": None})
+    regression = judged(tmp_path, baseline)
+    gate = gate_of(regression, "grpo", "memory/peak_bytes")
+    sentence = "memory/policy_update/peak_bytes is no longer recorded"
+    assert (gate.outcome, gate.sentence) == (Outcome.INCOMPLETE, sentence)
+    assert not regression.offered
+
+
+def test_a_number_too_large_to_be_kept_is_a_curve_that_parts(tmp_path: Path, baseline: Baseline) -> None:
+    write_usual(tmp_path)
+    edit_journal(tmp_path, "ppo-seed0", lambda line: {"policy/grad_norm": 3e30} if line["step"] == 5 else {})
+    gate = gate_of(judged(tmp_path, baseline), "ppo", CURVES)
+    assert gate.outcome is Outcome.REGRESSION
+    assert "from step 5 on, policy/grad_norm is None and was " in gate.sentence
+
+
+def test_a_finished_run_without_steps_is_incomplete(tmp_path: Path, baseline: Baseline) -> None:
+    write_usual(tmp_path)
+    (tmp_path / "ppo-seed1" / "steps.jsonl").write_bytes(b"")
+    regression = judged(tmp_path, baseline)
+    assert gate_of(regression, "ppo", "runs").outcome is Outcome.INCOMPLETE
+    assert regression.exit_code(strict=False) == 3
+
+
+def test_a_run_that_something_outside_made_fail_is_incomplete(tmp_path: Path, baseline: Baseline) -> None:
+    write_usual(tmp_path, failures={("ppo", 1): "failed"})
+    edit_bench(
+        tmp_path, lambda bench: [row.update(try_again=True) for row in bench["runs"] if row["status"] == "failed"]
+    )
+    regression = judged(tmp_path, baseline)
+    assert gate_of(regression, "ppo", "runs").outcome is Outcome.INCOMPLETE
+    assert regression.exit_code(strict=False) == 3
 
 
 def test_a_new_column_changes_nothing(tmp_path: Path, baseline: Baseline) -> None:
@@ -538,6 +593,10 @@ def test_the_commands_write_a_baseline_and_hold_against_it(
     assert f"Regression (PPO {HELDOUT}" in out
     assert "Regression (PPO" in summary.read_text()
     assert read_json(tmp_path / "new" / "regress.json")["outcome"] == "regression"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
+    code, _, err = command("regress", "new", "--runs", tmp_path, "--baseline", file)
+    assert (code, err) == (1, f"paribus: {tmp_path}: cannot be written (Is a directory)\n")
+    assert command("regress", "old", "--runs", tmp_path, "--baseline", file)[0] == 5
     assert (tmp_path / "new" / "regress.md").is_file()
     ElementTree.parse(tmp_path / "new" / "regress.xml")
 

@@ -152,7 +152,13 @@ def test_the_end_of_a_long_prompt_is_kept(tmp_path):
 
 def test_hostile_names_are_shown_and_do_nothing(tmp_path):
     name = "\"><img src=x onerror='1'>"
-    source = page(tmp_path, suite=name, arms=("p<b>&$_x", "grpo"), environment={"cpu": name, "packages": {name: name}})
+    source = page(
+        tmp_path,
+        suite=name,
+        bench_id="synthetic-1",
+        arms=("p<b>&$_x", "grpo"),
+        environment={"cpu": name, "packages": {name: name}},
+    )
     assert "img" not in Page(source).tags
     assert "b" not in Page(source).tags
     ElementTree.parse(tmp_path / "junit.xml")

@@ -1,6 +1,9 @@
 """A benchmark that is ended at any moment, by whatever, goes on and ends as if nothing had happened."""
 
+import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -10,9 +13,11 @@ import pytest
 from real_bench import every_step_once, finish, kill, rows, same, start, start_small, wait_for_steps
 from typer.testing import CliRunner
 
+from harness.bench import Benchmark
 from harness.bench_record import RunRow, evidence_of, locked
-from harness.cli import app
-from harness.types import UserError
+from harness.cli import REGISTRY, app
+from harness.journal import read_json, write_json
+from harness.types import InfrastructureError, UserError
 
 
 def resume(folder: Path) -> str:
@@ -93,11 +98,12 @@ def test_kills_at_random_moments_change_no_number(undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_keeps_a_checkpoint_and_exits_within_ten_seconds(undisturbed, tmp_path):
+@pytest.mark.parametrize("tell", [os.kill, os.killpg], ids=["it alone", "its whole group"])
+def test_sigterm_keeps_a_checkpoint_and_exits_within_ten_seconds(undisturbed, tmp_path, tell):
     process = start_small(tmp_path, "checkpoint.every_s=1000")
     wait_for_steps(process, tmp_path, "ppo-seed0", 5)
     asked = time.monotonic()
-    process.terminate()
+    tell(process.pid, signal.SIGTERM)
     assert process.wait(timeout=60) == 5
     took = time.monotonic() - asked
     (checkpoint,) = (tmp_path / "latest" / "ppo-seed0" / "checkpoints").glob("step-*")
@@ -120,4 +126,17 @@ def test_a_damaged_newest_checkpoint_costs_steps_and_no_number(undisturbed, tmp_
     newest.write_bytes(newest.read_bytes()[:-7])
     folder = finish(start(tmp_path, "--resume", "latest"), tmp_path)
     assert "damaged, an older one is taken" in (tmp_path / "log").read_text()
+    same(folder, undisturbed)
+
+
+@pytest.mark.slow
+def test_what_another_process_has_finished_meanwhile_is_not_begun_again(undisturbed, tmp_path):
+    folder = shutil.copytree(undisturbed, tmp_path / undisturbed.name)
+    record = read_json(folder / "bench.json")
+    unfinished = {**record, "runs": [{**row, "status": "not started"} for row in record["runs"]]}
+    write_json(folder / "bench.json", unfinished)
+    benchmark = Benchmark.resume(folder, REGISTRY, "paribus bench --resume")
+    write_json(folder / "bench.json", record)
+    with pytest.raises(InfrastructureError, match="another process went on with it until now; resume it again"):
+        benchmark.execute(lambda folder: None)
     same(folder, undisturbed)

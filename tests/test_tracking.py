@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import json
 import math
 import os
 import re
+import resource
 import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,10 +27,11 @@ from mlflow_server import Server, wait_for
 from synthetic_history import SUITE, past, store
 
 from harness import outbox, processes, tracking, tracking_fetch
+from harness.command_line import benchmark_folder
 from harness.exposure import server_warnings
 from harness.tracking import Tracker
 from harness.tracking_fetch import fetch, find_benchmark, past_benchmarks
-from harness.tracking_store import cause, children, connect, flatten, redact, sanitise, search
+from harness.tracking_store import cause, children, connect, flatten, redact, sanitise, search, tracking_uri
 from harness.types import EvidenceError, InfrastructureError, UserError
 from reports.trend_read import FILES, MOST_BYTES
 
@@ -612,3 +618,237 @@ def test_credentials_are_redacted_and_the_host_is_not(text: str) -> None:
 def test_importing_the_modules_does_not_import_mlflow() -> None:
     code = "import sys, harness.tracking, harness.tracking_fetch; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+SECRETS = [
+    "http://u:hun'hunter2@host/",
+    'x("http://u:hun"hunter2@host/")',
+    "http://u:hunter2#hunter2/hunter2@host/x",
+    "mysql://db/x?password=hunter@hunter2",
+    "postgresql://u:hunter2token=x@db/mlflow",
+    "host access_token=hunter2",
+    "host sslpassword=hunter2",
+    "host AWS_SECRET_ACCESS_KEY=hunter2",
+    "host client_secret=hunter2",
+    "host API-KEY=hunter2",
+    "host apikey=hunter2 api_key=hunter2",
+    "host access_key=hunter2",
+    "host passwd=hunter2 pwd=hunter2 passphrase=hunter2 token=hunter2",
+    "host?X-Amz-Signature=hunter2&x=1",
+    "host?sig=hunter2&x=1",
+    "host?odbc_connect=a%3Db%26PWD%3Dhunter2",
+    "host password='x hunter2'",
+    'host password="x hunter2"',
+    r'host "password=\"x hunter2\""',
+    "host a.password = 'hunter2'",
+    "host password=hun'hunter2",
+    "host access_tokens=1.hunter2",
+]
+
+
+@pytest.mark.parametrize("text", SECRETS)
+def test_secrets_in_settings_and_in_odd_addresses_are_masked(text: str) -> None:
+    shown = redact(text)
+    assert "hunter2" not in shown
+    assert "***" in shown
+    assert "host" in shown or not text.startswith(("http", "host"))
+    assert redact(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rollout.max_prompt_tokens=256",
+        "budget.generated_tokens=1e6",
+        "update.micro_batch_tokens = 16384, x",
+        "tokenizer=./folder",
+        "design=5 assignature=1",
+        "http://host:5000/a?b=c a@b",
+        "update.aggregation=token_mean",
+    ],
+)
+def test_what_is_no_secret_is_left_as_it_is(text: str) -> None:
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "part", ["://", "http://u:p@", "password", "password=", "pwd", "token", "tokens=1.", "password='x", "\\'", "sig"]
+)
+def test_masking_a_long_text_comes_to_an_end(part: str) -> None:
+    """In time that grew with the square of the length this would take hours."""
+    assert len(redact(part * (3_000_000 // len(part)))) <= 3_100_000
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("http://user:hunter2#x@host", "an '@' outside its host part"),
+        ("http://user:hunter2/x@host", "an '@' outside its host part"),
+        ("HTTPS://user:hunter2?x@host", "an '@' outside its host part"),
+        ("http://user:hunter2", "its port is no number"),
+        ("http://hunter2:99999", "its port is no number"),
+        ("http://[hunter2", "its host part cannot be read"),
+        ("http://user:hunter2@", "no host"),
+        ("http:/hunter2", "no host"),
+        ("http://host/#hunter2", "a fragment"),
+        ("http://user:hunter2 @host", "whitespace, quotes or control"),
+        ("http://user:hunter2'@host", "whitespace, quotes or control"),
+        ("\thttp://hunter2", "whitespace, quotes or control"),
+        ("http://host/\x1bhunter2", "whitespace, quotes or control"),
+        ("postgresql://user:hunter2 @db/x", "in its user or password"),
+        ('mysql+pymysql://user:hunter2"@db/x', "in its user or password"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_and_not_repeated(tmp_path: Path, uri: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Tracker(uri, "s", "b", fallback=tmp_path)
+    assert said in str(caught.value)
+    assert "percent-encoded (%23 for #" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://user:p%23x@host:5000/mlflow", "https://host", "http://[::1]:5000", "sqlite:////a b/it's@x.db",
+        "file:///a b@c", "postgresql://u:p@db/x?options='a b'", "mlruns folder", "databricks",
+    ],
+)  # fmt: skip
+def test_an_address_that_is_one_is_taken_as_it_is(tmp_path: Path, uri: str) -> None:
+    assert tracking_uri(uri, tmp_path) == uri
+
+
+class Endless(HostileClient):
+    """Claims a byte and writes until it is stopped."""
+
+    def download_artifacts(self, path: str, dst: str) -> str:
+        with (Path(dst) / "got").open("wb", buffering=0) as got:
+            for _ in range(1 << 10):
+                got.write(b"x" * (64 << 10))
+        return str(Path(dst) / "got")
+
+
+@pytest.fixture
+def hostile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[HostileClient], None]]:
+    def answer(client: HostileClient) -> None:
+        monkeypatch.setattr(tracking_fetch, "connect", lambda uri: client)
+        monkeypatch.setattr(tracking_fetch, "artifacts", lambda run, uri: client)
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield answer
+    assert resource.getrlimit(resource.RLIMIT_FSIZE) == before
+
+
+def test_a_download_that_does_not_end_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hostile: Callable[[HostileClient], None]
+) -> None:
+    hostile(client := Endless())
+    monkeypatch.setattr(tracking_fetch, "MAX_BYTES", 1 << 20)
+    with pytest.raises(EvidenceError, match=r"^http://host: more than 20000 files or 1048576 bytes$"):
+        fetch("http://host", "latest", tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    with pytest.raises(EvidenceError, match=r"^larger than 1 MiB$"):
+        tracking_fetch._content(client, "x", {"x": 1}, tmp_path, 1 << 20)
+    assert (tmp_path / "got").stat().st_size == (1 << 20) + 1
+
+
+def test_every_download_has_what_the_others_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hostile: Callable[[HostileClient], None]
+) -> None:
+    # The child's file and the parent's have a byte each, and are said to have none.
+    hostile(HostileClient(size=0))
+    monkeypatch.setattr(tracking_fetch, "MAX_BYTES", 2)
+    assert len(contents(fetch("http://host", "latest", tmp_path / "whole"))) == 2
+    monkeypatch.setattr(tracking_fetch, "MAX_BYTES", 1)
+    with pytest.raises(EvidenceError, match="more than"):
+        fetch("http://host", "latest", tmp_path / "part")
+    assert list(contents(tmp_path / "part" / "b")) == ["ppo-seed0/bench.json"]
+
+
+# MLflow does not close the connection of a download that fails.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_server_that_streams_without_end_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's own client of files, which writes in a thread of its own."""
+    sent: list[int] = []
+    listed: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            place, _, query = self.path.partition("?")
+            self.send_response(200)
+            self.end_headers()
+            if query:
+                # Once the child and the parent have been listed, it is a folder in a folder without an end.
+                listed.append({"path": "bench.json", "is_dir": len(listed) > 1, "file_size": 10})
+                self.wfile.write(json.dumps({"files": listed[-1:]}).encode())
+            elif place.endswith("/bench.json"):
+                with contextlib.suppress(OSError):
+                    while sum(sent) < 64 << 20:
+                        sent.append(self.wfile.write(b"x" * (64 << 10)))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    client = HostileClient()
+    # Another test's tracker may still be importing MLflow in its thread: this waits for it.
+    connect("http://127.0.0.1:9")
+    runs = client.search_runs()
+    runs[0].info.artifact_uri = "mlflow-artifacts:/1/r/artifacts"
+    monkeypatch.setattr(client, "search_runs", lambda *_, **__: runs, raising=False)
+    monkeypatch.setattr(tracking_fetch, "connect", lambda uri: client)
+    monkeypatch.setattr(tracking_fetch, "MAX_BYTES", 1 << 20)
+    monkeypatch.setenv("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(EvidenceError, match="more than 20000 files or 1048576 bytes"):
+                fetch(f"http://127.0.0.1:{listening.server_port}", "latest", tmp_path)
+        finally:
+            listening.shutdown()
+            thread.join()
+    gc.collect()
+    assert sum(sent) < 64 << 20
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe", "device"])
+def test_only_regular_files_of_a_store_on_this_machine_are_taken(folder: Path, kind: str) -> None:
+    tracker, _, _ = log_whole_benchmark(None, "b-odd", folder)
+    assert tracker.close() == 0
+    (report,) = (folder / "mlartifacts").glob("*/artifacts/report.html")
+    report.unlink()
+    (folder / "secret").mkdir()
+    (folder / "secret" / "file").write_text("secret")
+    if kind == "pipe":
+        os.mkfifo(report)
+    else:
+        targets = {"link": folder / "secret" / "file", "folder": report.parent / "base", "device": Path("/dev/zero")}
+        report.symlink_to(targets[kind])
+    with pytest.raises(EvidenceError, match="is no regular file"):
+        fetch(tracker.uri, "b-odd", folder / "out")
+    assert b"secret" not in contents(folder / "out").values()
+
+
+def test_a_fetch_that_breaks_off_is_not_taken_for_a_whole_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker, _, original = log_whole_benchmark(None, "b-part", folder)
+    assert tracker.close() == 0
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
+    whole = contents(original)
+    download = tracking_fetch._downloaded
+    for last in range(len(whole) + 1):
+        left = iter(range(last))
+
+        def breaks(*given: Any, left: Iterator[int] = left) -> Any:
+            if next(left, None) is None:
+                raise ConnectionResetError(104, "Connection reset by peer")
+            return download(*given)
+
+        out = folder / f"out-{last}"
+        monkeypatch.setattr(tracking_fetch, "_downloaded", breaks)
+        if last < len(whole):
+            with pytest.raises(InfrastructureError, match="Connection reset by peer"):
+                benchmark_folder("b-part", out)
+            assert len(contents(out / "b-part")) == last
+        monkeypatch.setattr(tracking_fetch, "_downloaded", download)
+        assert contents(benchmark_folder("b-part", out)) == whole
