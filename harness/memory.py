@@ -35,18 +35,37 @@ OF_THE_CRITIC = ("critic", "critic_gradients", "critic_optimizer")
 LEARNING = ("policy_update", "critic_update")
 
 _label: str | None = None
+# Where an exception keeps the component that was being made when it was raised.
+_FAILED = "component_being_made"
 
 
 @contextlib.contextmanager
 def labelled(component: str) -> Iterator[None]:
-    """What is made inside belongs to a component. Costs nothing where nothing is tracked."""
+    """What is made inside belongs to a component, and so does what could not be made: an exception that leaves says
+    which one it was, the innermost (`component_of`). Costs nothing where nothing is tracked.
+    """
     global _label
     assert component in COMPONENTS, component
     before, _label = _label, component
     try:
         yield
+    except BaseException as error:
+        vars(error).setdefault(_FAILED, component)
+        raise
     finally:
         _label = before
+
+
+def component_of(error: BaseException) -> str | None:
+    """The component that was being made when an exception was raised, where the code that made it says so."""
+    return vars(error).get(_FAILED)
+
+
+def default_component(phase: str | None) -> str:
+    """What is made in a phase's forward, where the code that makes it does not say; None is outside of all phases."""
+    if phase is None:
+        return "other"
+    return "activations" if phase in LEARNING else "temporaries"
 
 
 def untracked() -> contextlib.AbstractContextManager[Any]:
@@ -143,10 +162,8 @@ class MemoryTracker(TorchDispatchMode):
     def _component(self) -> str:
         if _label is not None:
             return _label
-        if self._phase is None:
-            return "other"
         backward = torch._C._current_graph_task_id() != -1
-        return "activations" if self._phase in LEARNING and not backward else "temporaries"
+        return "temporaries" if backward and self._phase is not None else default_component(self._phase)
 
     def _count(self, tensor: Tensor, component: str, *, again: bool = False) -> None:
         # Weights that oneDNN laid out have no storage that can be looked at; the tensor stands for it.

@@ -15,13 +15,11 @@ import re
 import resource
 import threading
 from collections.abc import Iterator
-from pathlib import Path
-from types import TracebackType
 
 import psutil
 import torch
 
-from harness.memory import LEARNING
+from harness.memory import component_of
 from harness.peak_memory import status_bytes
 
 WATCH_SECONDS = 0.02
@@ -35,11 +33,29 @@ SAYINGS = ("can't allocate memory", "bad_alloc", "not enough memory", "could not
 
 
 class DoesNotFit(Exception):
-    """A run needed more memory than it may take. phase: of a step, or "loading" or "evaluation"."""
+    """A run needed more memory than it may take.
+
+    phase: of a step, or "loading" or "evaluation", or "training" for what lies between them. component: what was to be
+    made (`harness.memory.COMPONENTS`).
+    """
 
     def __init__(self, phase: str, component: str, detail: str) -> None:
         super().__init__(f"no room for the {component.replace('_', ' ')} of {phase.replace('_', ' ')}{detail}")
         self.phase, self.component = phase, component
+
+
+@contextlib.contextmanager
+def room_for(phase: str, component: str) -> Iterator[None]:
+    """Running out of memory inside raises DoesNotFit.
+
+    component: what is made here where the code that makes it does not say (`harness.memory.labelled`).
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DoesNotFit(phase, component_of(error) or component, asked_for(error)) from error
 
 
 @contextlib.contextmanager
@@ -128,23 +144,3 @@ def asked_for(error: BaseException) -> str:
         size = f"{int(found[1]) / 2**20:,.1f} MiB" if found[1] else found[2]
         return f": {size} more were asked for"
     return ""
-
-
-def growing(phase: str, trace: TracebackType | None) -> str:
-    """The component that asked for memory in vain, from where the code stood."""
-    names = set()
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        names.add((Path(code.co_filename).stem, code.co_name))
-        trace = trace.tb_next
-    functions = {name for _, name in names}
-    if phase == "loading":
-        if "frozen_copy" in functions:
-            return "reference"
-        return "critic" if ("policy", "__init__") in names and "load" not in functions else "weights"
-    critic = "critic_" if phase == "critic_update" else ""
-    if ("update", "step") in names:
-        return f"{critic}optimizer"
-    if phase in LEARNING:
-        return "temporaries" if "_backward" in functions or "_value_backward" in functions else "activations"
-    return "kv_cache" if phase == "rollout" and ("attention", "__init__") in names else "temporaries"

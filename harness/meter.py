@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import torch
 
 from harness.conditions import energy_joules
-from harness.memory import MemoryTracker
+from harness.memory import MemoryTracker, default_component
+from harness.memory_cap import room_for
 from harness.peak_memory import GpuMemory, HostMemory
 
 PHASES = (
@@ -36,22 +37,20 @@ class Meter:
         self.flops: dict[str, float] = defaultdict(float)
         self.executed_flops: dict[str, float] = defaultdict(float)
         self.peaks: dict[str, dict[str, int]] = {}
-        self.failed_in: str | None = None
         self._energy = energy_joules(self.device)
         self._started = time.perf_counter()
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        """What is done inside is measured. Raises DoesNotFit where memory runs out."""
         assert name in PHASES, name
         self._memory.reset()
         if self._tracker is not None:
             self._tracker.start(name)
         start = time.perf_counter()
         try:
-            yield
-        except BaseException:
-            self.failed_in = name
-            raise
+            with room_for(name, default_component(name)):
+                yield
         finally:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)

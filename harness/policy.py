@@ -23,6 +23,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from harness import kernels
 from harness.attention import IMPLEMENTATION, Layout, Packed
 from harness.batch import PolicyOutputs, RolloutBatch
+from harness.memory import labelled
 from harness.models import device, load_model
 from harness.spec import CriticTable, ModelTable
 from harness.types import Prompt, UserError
@@ -72,7 +73,8 @@ class Policy:
     def frozen_copy(self) -> Policy:
         """The reference: the same weights, never trained."""
         reference = copy.copy(self)
-        reference.model = copy.deepcopy(self.model).requires_grad_(False)
+        with labelled("reference"):
+            reference.model = copy.deepcopy(self.model).requires_grad_(False)
         reference.backbone = reference.model.base_model
         reference.head = reference.model.get_output_embeddings()
         return reference
@@ -153,8 +155,9 @@ class Critic:
     def __init__(self, policy: Policy, table: CriticTable) -> None:
         self.policy = policy
         self.shared = table.kind == "shared"
-        self.trunk: nn.Module | None = None if self.shared else copy.deepcopy(policy.backbone)
-        self.head = nn.Linear(policy.hidden_size, 1, device=policy.device)
+        with labelled("critic"):
+            self.trunk: nn.Module | None = None if self.shared else copy.deepcopy(policy.backbone)
+            self.head = nn.Linear(policy.hidden_size, 1, device=policy.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 

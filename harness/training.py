@@ -19,21 +19,21 @@ from harness.checkpoint import Progress, restore, save_policy, save_run
 from harness.evaluate import evaluate
 from harness.journal import Journal, keep_steps, read_json, write_json
 from harness.loop import Parts, Run
+from harness.memory_cap import room_for
 from harness.stopping import Stopped, Stopping
 from harness.types import UserError
 
 Emit = Callable[[dict[str, Any]], None]
 
 
-def train_to_the_end(parts: Parts, folder: Path, emit: Emit, runs: list[Run], *, peak_flops: float) -> None:
+def train_to_the_end(parts: Parts, folder: Path, emit: Emit, *, peak_flops: float) -> None:
     """Train until the budget is spent, evaluating on the way where the suite asks for it, and at the end.
 
-    runs: gets the run once it exists. peak_flops: what the device was measured to do in a second; utilisation is held
-    against it. Raises Stopped, after a checkpoint, when the process is told to end. Checkpoints stay, the last one from
-    the end of training: whoever has noted that the run finished may remove them.
+    peak_flops: what the device was measured to do in a second; utilisation is held against it. Raises Stopped, after a
+    checkpoint, when the process is told to end. Checkpoints stay, the last one from the end of training: whoever has
+    noted that the run finished may remove them.
     """
     run, spec, kept = Run(parts), parts.spec, folder / "checkpoints"
-    runs.append(run)
     progress = restore(run, kept, warn=lambda line: emit({"event": "warning", "line": line}))
     forget_after(folder, run.spent.steps, evaluated=evaluations_due(run) <= progress.evaluations)
     if run.spent.steps:
@@ -118,9 +118,10 @@ def run_evaluation(parts: Parts, folder: Path, label: str, spent: Spent, emit: E
     table = parts.spec.eval
     cap = table.max_completion_tokens or parts.spec.rollout.max_completion_tokens
     emit({"event": "evaluating", "label": label})
-    results = evaluate(
-        parts.policy, parts.engine, parts.task, table, label=label, step=spent.steps, spent=spent, cap=cap
-    )
+    with room_for("evaluation", "temporaries"):
+        results = evaluate(
+            parts.policy, parts.engine, parts.task, table, label=label, step=spent.steps, spent=spent, cap=cap
+        )
     for result in results:
         write_json(folder / "evals" / f"{label}-{result['task']}.json", result)
         emit(

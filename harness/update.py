@@ -19,6 +19,7 @@ from algorithms.losses import aggregate_count
 from harness.batch import Algorithm, Credit, LossTerms, Mean, PolicyOutputs, RolloutBatch
 from harness.collate import micro_batches, minibatches
 from harness.flops import ForwardCost, Work, packed_forward
+from harness.memory import labelled
 from harness.meter import Meter
 from harness.policy import Critic, Policy
 from harness.spec import RunSpec
@@ -46,6 +47,10 @@ class StepLog:
             self.means[name] = self.means.get(name, Mean(0, 0)) + mean
 
 
+# The component of memory that each set of weights' optimizer state is.
+STATE_OF = {"policy": "optimizer", "critic": "critic_optimizer"}
+
+
 class Trainee:
     """A set of weights with its optimizer. The learning rate rises linearly over the first `warmup_steps` updates.
 
@@ -56,6 +61,7 @@ class Trainee:
         self, name: str, parameters: list[torch.nn.Parameter], spec: RunSpec, *, lr: float, max_grad_norm: float
     ):
         self.name, self.parameters = name, parameters
+        self.component = STATE_OF[name]
         self.learning_rate, self.max_grad_norm, self.warmup = lr, max_grad_norm, spec.update.warmup_steps
         self.optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=spec.update.weight_decay, fused=True)
         self.steps = 0
@@ -63,6 +69,10 @@ class Trainee:
 
     def step(self, loss: float, log: StepLog) -> None:
         """Clip, step, clear. Raises Diverged where the gradient norm is not finite, before any weight moves."""
+        with labelled(self.component):
+            self._step(loss, log)
+
+    def _step(self, loss: float, log: StepLog) -> None:
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
         if self.frozen:
             self.optimizer.zero_grad(set_to_none=True)
@@ -232,7 +242,9 @@ class Updater:
 
     def _backward(self, total: Tensor | None, count: float) -> float:
         assert total is not None
-        (total / count).backward()
+        loss = total / count
+        with labelled("temporaries"):
+            loss.backward()
         return float(total.detach()) / count
 
     def count(

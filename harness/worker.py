@@ -14,8 +14,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -128,7 +128,17 @@ def in_one_line(error: Exception) -> str:
 
 
 def assemble(job: Job) -> Any:
-    """Load the weights and put the run's parts together; nothing is loaded that no setting asks for."""
+    """Load the weights and put the run's parts together; nothing is loaded that no setting asks for.
+
+    Raises DoesNotFit where there is no room for them.
+    """
+    from harness.memory_cap import room_for
+
+    with room_for("loading", "weights"):
+        return _assemble(job)
+
+
+def _assemble(job: Job) -> Any:
     import torch
 
     from harness.loop import Parts
@@ -180,15 +190,12 @@ def fit(job: Job, emit: Emit) -> None:
     steady = job.spec.critic.model_copy(update={"warmup_steps": 0})
     job = job._replace(spec=job.spec.model_copy(update={"rollout": longest, "critic": steady}))
 
-    def two_steps(runs: list[Any]) -> None:
-        runs.append(Run(assemble(job)))
-        peaks = []
+    with under_the_cap(job.spec):
+        run, peaks = Run(assemble(job)), []
         for _ in range(2):
-            runs[0].step()
-            peaks.append(runs[0].meter.peak_bytes())
+            run.step()
+            peaks.append(run.meter.peak_bytes())
         emit({"event": "peak", "bytes": max(peaks)})
-
-    under_the_cap(job.spec, two_steps)
 
 
 def train(job: Job, emit: Emit) -> None:
@@ -201,26 +208,16 @@ def train(job: Job, emit: Emit) -> None:
     before = conditions(device(), dtype)
     emit({"event": "conditions", "when": "before", "conditions": before})
     peak = before["gemm_flops_per_s"]
-    under_the_cap(
-        job.spec, lambda runs: train_to_the_end(assemble(job), job.folder, emit, runs, peak_flops=peak)
-    )  # fmt: skip
+    with under_the_cap(job.spec):
+        train_to_the_end(assemble(job), job.folder, emit, peak_flops=peak)
     emit({"event": "conditions", "when": "after", "conditions": conditions(device(), dtype)})
 
 
-def under_the_cap(spec: RunSpec, work: Callable[[list[Any]], None]) -> None:
-    """Do some work with at most the memory that the budget gives. Raises DoesNotFit where that is too little.
-
-    work: puts the run in the list it is given once it exists, which says how far it came.
-    """
-    from harness.memory_cap import DoesNotFit, asked_for, capped, growing, is_out_of_memory
+@contextmanager
+def under_the_cap(spec: RunSpec) -> Iterator[None]:
+    """Inside, the process takes at most the memory that the budget gives. Raises DoesNotFit where it needs more."""
+    from harness.memory_cap import capped, room_for
 
     cap = spec.budget.memory_gib
-    runs: list[Any] = []
-    try:
-        with capped(int(cap * 2**30) if cap else None, device()):
-            work(runs)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        phase = (runs[0].meter.failed_in or "evaluation") if runs else "loading"
-        raise DoesNotFit(phase, growing(phase, error.__traceback__), asked_for(error)) from error
+    with capped(int(cap * 2**30) if cap else None, device()), room_for("training", "temporaries"):
+        yield

@@ -28,7 +28,7 @@ def test_evaluating_twice_as_often_changes_neither_the_steps_nor_what_they_spend
             eval={"every": every, "questions": 2}, checkpoint={"final": every == 0.25},
         )  # fmt: skip
         parts = assemble(Job("train", spec, 0, folder, REGISTRY))
-        train_to_the_end(parts, folder, lambda event: None, [], peak_flops=1e11)
+        train_to_the_end(parts, folder, lambda event: None, peak_flops=1e11)
         records[every] = read_lines(folder / "steps.jsonl")
         evaluations[every] = sorted(path.name for path in (folder / "evals").iterdir())
     assert len(evaluations[0.25]) == 2 * len(evaluations[0.5]) == 4
@@ -70,7 +70,7 @@ def train(tmp_path):
 
         parts = assemble(Job("train", spec, 0, tmp_path / "run", REGISTRY))
         with contextlib.suppress(Died):
-            train_to_the_end(parts, tmp_path / "run", emit, [], peak_flops=1e11)
+            train_to_the_end(parts, tmp_path / "run", emit, peak_flops=1e11)
         return sent
 
     return run
