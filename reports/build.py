@@ -10,11 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.journal import replace_file
-from harness.types import UserError
-from reports import html, junit, markdown
-from reports.combine import combine
-from reports.comparison import Comparison, compare, load
+from reports.compare.comparison import Comparison, compare, load
+from reports.pages import html, junit, markdown
+from reports.record.combine import combine
+from reports.record.errors import UserError
+from reports.record.journal import replace_file
 
 
 def build(folder: Path) -> Comparison:

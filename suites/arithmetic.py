@@ -15,8 +15,8 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from harness.types import Prompt, Reward, Task, stable_hash
 from suites.grading import extract_after, gold
+from suites.task import Prompt, Reward, Task, stable_hash
 
 
 class Kind(NamedTuple):

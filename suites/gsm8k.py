@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from harness.types import InfrastructureError, Prompt, Reward, Task, UserError
+from reports.record.errors import InfrastructureError, UserError
 from suites.grading import GoldAnswerError, gold, grade
+from suites.task import Prompt, Reward, Task
 
 FOLDER_VARIABLE = "PARIBUS_GSM8K_DIR"
 HUB_DATASET = "openai/gsm8k"

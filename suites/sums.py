@@ -19,8 +19,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from harness.types import Prompt, Reward, Task, stable_hash
 from suites.grading import gold, parse_number
+from suites.task import Prompt, Reward, Task, stable_hash
 
 LARGEST = 20
 WORKED = ((3, 5), (12, 7), (9, 14))

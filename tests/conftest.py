@@ -19,7 +19,7 @@ import pytest
 from mlflow_server import Server
 from real_bench import finish, start_small
 
-from harness.tracking_store import connect
+from harness.tracking.client import connect
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.bench_record import CONCLUDED
+from reports.record.models import CONCLUDED
 
 TESTS = Path(__file__).parent
+SOURCES = {path.name: path for path in TESTS.rglob("test_*.py")}
 DOCUMENT = (TESTS.parent / "docs" / "faults.md").read_text(encoding="utf-8")
 LINES = [line for line in DOCUMENT.splitlines() if line.startswith("|")]
 ROWS = [
@@ -29,7 +30,7 @@ def test_every_row_names_tests_that_exist(row):
     assert named
     assert row[4] == ", ".join(f"`{file}::{name}`" for file, name in named)
     for file, name in named:
-        assert re.search(rf"^def {name}\(", (TESTS / file).read_text(encoding="utf-8"), re.MULTILINE), f"{file}::{name}"
+        assert re.search(rf"^def {name}\(", SOURCES[file].read_text(encoding="utf-8"), re.MULTILINE), f"{file}::{name}"
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0][:40])
@@ -41,5 +42,5 @@ def test_every_row_has_a_status_and_an_exit_code_that_exist(row):
 
 
 def test_every_fault_of_the_suite_of_faults_is_in_the_table():
-    there = re.findall(r"^def (test_\w+)\(", (TESTS / "test_faults.py").read_text(encoding="utf-8"), re.MULTILINE)
+    there = re.findall(r"^def (test_\w+)\(", SOURCES["test_faults.py"].read_text(encoding="utf-8"), re.MULTILINE)
     assert [name for name in there if f"test_faults.py::{name}`" not in DOCUMENT] == []

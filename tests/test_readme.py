@@ -10,11 +10,11 @@ from types import ModuleType
 import pytest
 import torch
 
-from harness.batch import RolloutBatch
+from algorithms.base import RolloutBatch
 from harness.cli import REGISTRY, app
-from harness.spec_file import load_bench
+from harness.config.file import load_bench
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS: dict[str, str] = dict(re.findall(r"```(?:python|toml)\n# (\S+)\n(.*?)```", README, re.DOTALL))
 
 
@@ -46,7 +46,7 @@ def test_shown_suite_is_a_task_with_a_benchmark_file(tmp_path: Path) -> None:
 
 
 def test_shown_algorithm_assigns_the_leave_one_out_advantage(tmp_path: Path) -> None:
-    bench = load_bench(Path(__file__).parent.parent / "suites" / "arithmetic.toml")
+    bench = load_bench(Path(__file__).parents[1] / "suites" / "arithmetic.toml")
     algorithm = module(tmp_path, "algorithms/rloo.py").build(bench.run_spec("grpo"))
     batch = RolloutBatch(
         prompt_ids=torch.ones(1, 2, dtype=torch.long), prompt_mask=torch.ones(1, 2, dtype=torch.long),

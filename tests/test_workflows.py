@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.baseline import read
 from harness.cli import SUITES
-from harness.regress import other_settings
-from harness.spec_file import load_bench
+from harness.config.file import load_bench
+from reports.regress.baseline import read
+from reports.regress.judge import other_settings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-BASELINES = sorted((ROOT / "baselines").glob("*.json"))
+BASELINES = sorted((ROOT / "suites" / "baselines").glob("*.json"))
 TARGETS = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 

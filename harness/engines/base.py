@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from harness.flops import Shape
-from harness.types import Completion
+from harness.measure.flops import Shape
 
 
 class Request(NamedTuple):
@@ -41,7 +41,25 @@ class Engine(Protocol):
         """Take over the policy's weights after an update."""
 
     def held_bytes(self) -> Mapping[str, int]:
-        """What it holds now that `harness.memory` cannot see, component → bytes."""
+        """What it holds now that `harness.measure.memory_tracker` cannot see, component → bytes."""
 
     def close(self) -> None:
         """Give back memory and processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the policy answered.
+
+    token_ids: the response tokens, the end-of-sequence token included where one was produced.
+    logprobs: their log-probabilities at the sampling temperature, in nats, one per token.
+    truncated: the length cap ended it, not the policy.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    truncated: bool
+
+    def __post_init__(self) -> None:
+        assert len(self.token_ids) == len(self.logprobs)

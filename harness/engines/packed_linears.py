@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.kernels import available
-from harness.policy import Policy
+from harness.model.cpu_kernels import available
+from harness.model.policy import Policy
 
 # Below this many bytes the weights stay in the processor's cache, and there is nothing to win.
 WORTHWHILE_BYTES = 16 * 2**20

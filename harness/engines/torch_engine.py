@@ -14,15 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.attention import Decoding, Prefill
-from harness.engines.base import Request, Sampling
+from harness.config.tables import RunSpec
+from harness.engines.base import Completion, Request, Sampling
 from harness.engines.packed_linears import PackedLinears
-from harness.flops import Shape, packed
-from harness.memory import labelled
-from harness.policy import Policy
-from harness.spec import RunSpec
-from harness.types import Completion
-from harness.vocabulary import draw
+from harness.measure.flops import Shape, packed
+from harness.measure.memory_tracker import labelled
+from harness.model.attention import Decoding, Prefill
+from harness.model.lm_head import draw
+from harness.model.policy import Policy
 
 # Sequences leave a batch when at least this share of it is done: each time, what the others have sampled is copied.
 LEAVE_SHARE = 0.25

@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 
-from harness.engines.base import Request, Sampling
-from harness.memory import untracked
-from harness.models import model_folder
-from harness.policy import DTYPES, Policy, bytes_in
-from harness.randomness import random_state_kept
-from harness.spec import RunSpec
-from harness.types import Completion, UserError
+from harness.config.tables import RunSpec
+from harness.engines.base import Completion, Request, Sampling
+from harness.measure.memory_tracker import untracked
+from harness.model.loading import model_folder
+from harness.model.policy import Policy
+from harness.model.rng import random_state_kept
+from harness.model.weights import DTYPES, bytes_in
+from reports.record.errors import UserError
 
 # A benchmark resolves its engine, and so imports this module, before anything runs. vLLM itself, which takes seconds
 # to import, is imported where an engine is made.

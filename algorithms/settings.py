@@ -1,0 +1,58 @@
+"""The settings that algorithms read; defaults stand beside what they configure and are the vetted setting."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from reports.record.names import Whole
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Unit = Annotated[float, Field(ge=0, le=1)]
+
+
+def none_word(value: Any) -> Any:
+    """TOML has no null: the word "none" stands for it."""
+    return None if value == "none" else value
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class KlTable(Table):
+    coefficient: NonNegative = 0.0
+    placement: Literal["none", "reward", "loss"] = "none"
+    estimator: Literal["k1", "k2", "k3"] = "k3"
+
+    @model_validator(mode="after")
+    def _coefficient_has_a_place(self) -> KlTable:
+        if (self.placement == "none") != (self.coefficient == 0):
+            raise ValueError(
+                "a coefficient needs a placement (reward, loss) and a placement a coefficient above 0; "
+                f"got coefficient = {self.coefficient:g}, placement = {self.placement!r}"
+            )
+        return self
+
+
+class AdvantageTable(Table):
+    whiten: bool = False
+    """Scale the batch's advantages to mean 0 and variance 1 over response tokens."""
+    group_std: bool = True
+    """Divide a group's advantages by its standard deviation (critic-free algorithms)."""
+
+
+class CriticTable(Table):
+    kind: Literal["separate", "shared"] = "separate"
+    learning_rate: Positive = 1e-5
+    value_clip: Annotated[Positive | None, BeforeValidator(none_word)] = 0.2
+    """How far a value may move from the rollout's before its loss is clipped; "none" turns clipping off."""
+    loss_coefficient: Positive = 0.1
+    """Weight of the value loss beside the policy loss where the two share a trunk."""
+    warmup_steps: Whole = 0
+    """First steps in which only the critic learns; they are charged to the budget."""
+    max_grad_norm: Positive = 1.0
+    gamma: Unit = 1.0
+    lam: Unit = 1.0

@@ -1,0 +1,122 @@
+"""All else equal, checked: diff the resolved arms, judge each difference, and keep the run-time evidence.
+
+A difference between arms is *declared* when it is what the comparison is about (the algorithm, anything only a
+critic reads, the normalisation of advantages) or when the arm gives a reason for it. Any other difference is
+*undeclared* and nothing runs. What the configuration promises is then checked on what ran: the arms of a seed
+must start from the same weights, draw the same prompts and sample the same first completions, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from harness.config.tables import ARM_TABLES, BenchSpec, RunSpec
+from reports.record.errors import UserError
+
+# Differences the comparison is about; no reason is asked for.
+OWN_OF_ALGORITHM = {
+    "algorithm": "what is compared",
+    "critic.": "read only by an algorithm with a critic",
+    "advantage.": "normalisation of advantages belongs to the algorithm",
+}
+EVIDENCE = ("weights", "prompts", "first_rollout")
+
+
+@dataclass(frozen=True)
+class Difference:
+    key: str
+    values: dict[str, Any]
+    why: str | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The matching audit. `evidence` is added after the runs, a row per seed."""
+
+    shared: dict[str, Any]
+    declared: list[Difference]
+    undeclared: list[Difference]
+    evidence: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        broken = self.undeclared or any(row["equal"] is False for row in self.evidence)
+        return "not matched" if broken else "matched"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "verdict": self.verdict,
+            "shared": [{"key": key, "value": value} for key, value in self.shared.items()],
+            "declared": [asdict(difference) for difference in self.declared],
+            "undeclared": [asdict(difference) for difference in self.undeclared],
+            "evidence": self.evidence,
+        }
+
+
+def flatten(spec: RunSpec) -> dict[str, Any]:
+    """A resolved arm as dotted keys."""
+    flat: dict[str, Any] = {"algorithm": spec.algorithm}
+    for table, values in spec.model_dump(mode="json", exclude={"arm", "algorithm"}).items():
+        flat |= {f"{table}.{key}": value for key, value in values.items()}
+    return flat
+
+
+def audit(bench: BenchSpec) -> Audit:
+    """Diff all arms of a benchmark and judge each difference."""
+    flat = {arm: flatten(bench.run_spec(arm)) for arm in bench.arms}
+    shared: dict[str, Any] = {}
+    declared: list[Difference] = []
+    undeclared: list[Difference] = []
+    for key in next(iter(flat.values())):
+        values = {arm: settings[key] for arm, settings in flat.items()}
+        if all(value == next(iter(values.values())) for value in values.values()):
+            shared[key] = next(iter(values.values()))
+            continue
+        why = reason_for(bench, key)
+        (undeclared if why is None else declared).append(Difference(key, values, why))
+    return Audit(shared, declared, undeclared)
+
+
+def reason_for(bench: BenchSpec, key: str) -> str | None:
+    """Why arms may differ in `key`, or None where nobody said."""
+    for prefix, why in OWN_OF_ALGORITHM.items():
+        if key == prefix or (prefix.endswith(".") and key.startswith(prefix)):
+            return why
+    table, _, name = key.partition(".")
+    assert table in ARM_TABLES, f"{key} cannot differ between arms"
+    setters = [arm for arm, settings in bench.arms.items() if name in settings.overrides.get(table, {})]
+    reasons = [bench.arms[arm].reason for arm in setters]
+    if not setters or not all(reasons):
+        return None
+    return "; ".join(f"{arm}: {reason}" for arm, reason in zip(setters, reasons, strict=True))
+
+
+def require_matched(result: Audit, source: str) -> None:
+    """Raises UserError naming the first undeclared difference, its key and every arm's value."""
+    if not result.undeclared:
+        return
+    first = result.undeclared[0]
+    values = ", ".join(f"{arm} = {value!r}" for arm, value in first.values.items())
+    more = f" (and {len(result.undeclared) - 1} more)" if len(result.undeclared) > 1 else ""
+    raise UserError(
+        f"{source}: undeclared difference in {first.key}: {values}{more}; "
+        "make them equal or give a reason under the arm that differs"
+    )
+
+
+def evidence_rows(evidence: Mapping[tuple[str, int], Mapping[str, str]], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Compare the hashes each run recorded, seed by seed. `equal` is None where fewer than two arms reported."""
+    rows = []
+    for seed in seeds:
+        of_seed = {arm: hashes for (arm, run_seed), hashes in evidence.items() if run_seed == seed}
+        row: dict[str, Any] = {"seed": seed, **{kind: {} for kind in EVIDENCE}, "equal": None}
+        for kind in EVIDENCE:
+            row[kind] = {arm: hashes[kind] for arm, hashes in of_seed.items() if kind in hashes}
+        if len(of_seed) > 1:
+            row["equal"] = all(
+                len(row[kind]) == len(of_seed) and len(set(row[kind].values())) == 1 for kind in EVIDENCE
+            )
+        rows.append(row)
+    return rows

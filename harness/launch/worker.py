@@ -1,0 +1,162 @@
+"""What a child process does: evaluate the base policy, or train one run and evaluate what came of it.
+
+Each run has a process of its own, so that one run's memory, random state or crash is no other's. The child keeps
+the local journal and sends the same records to its parent, which alone displays them and talks to MLflow. What the
+child or its libraries print goes to `worker.log` in the run's folder.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from harness.config.tables import RunSpec
+from harness.launch.heartbeat import Heartbeat
+from harness.launch.signals import ENDING, WHERE
+from harness.model.loading import cache_folder, device
+from harness.run.assemble import assemble
+from harness.run.disk import is_full
+from harness.run.interrupt import Stopped
+from harness.run.job import Job
+from reports.record.errors import InfrastructureError, UserError
+from reports.record.folder import locked
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+def main(job: Job, connection: Connection, beat_s: float) -> None:
+    """Entry point of the child. The last event is `end` with a status; none means the process died.
+
+    beat_s: seconds between the signs of life, the event `alive`.
+    """
+    # The parent decides what a Ctrl-C on the whole group of processes means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+    sending = threading.Lock()
+
+    def emit(event: dict[str, Any]) -> None:
+        with sending:
+            connection.send(event)
+
+    def end(status: str, reason: str | None = None, exit_code: int = 0, where: dict[str, str] | None = None) -> None:
+        emit({"event": "end", "status": status, "reason": reason, "exit_code": exit_code, "where": where})
+
+    with Heartbeat(lambda: emit({"event": "alive"}), beat_s):
+        try:
+            log_into(job.folder)
+            # A child whose parent was killed lives on until it next has something to say.
+            with locked(job.folder, wait=True):
+                {"base": evaluate_base, "fit": fit, "train": train}[job.kind](job, emit)
+            end("finished")
+        except Stopped:
+            end("interrupted", "stopped; it can be resumed")
+        except UserError as error:
+            end("failed", str(error), error.exit_code)
+        except Exception as error:
+            with suppress(OSError):
+                traceback.print_exc()
+            end(*judge(error))
+    connection.close()
+
+
+def log_into(folder: Path) -> None:
+    """From here on, what this process and its libraries print goes into the folder's `worker.log`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = os.open(folder / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, sys.stdout.fileno())
+    os.dup2(log, sys.stderr.fileno())
+    # Where the process stood when it crashed, or when its parent asks because it hangs.
+    faulthandler.enable()
+    faulthandler.register(WHERE)
+
+
+def judge(error: Exception) -> tuple[str, str, int, dict[str, str] | None]:
+    """What ended a run: its status, the reason in one line, the exit code, and where memory ran out if it did."""
+    from harness.learn.optimizer import Diverged
+    from harness.measure.memory_cap import DoesNotFit
+
+    if isinstance(error, Diverged):
+        return "diverged", str(error), 1, None
+    if isinstance(error, DoesNotFit):
+        return "out_of_memory", str(error), 1, {"phase": error.phase, "component": error.component}
+    if is_full(error):
+        return "failed", in_one_line(error), InfrastructureError.exit_code, None
+    return "failed", in_one_line(error), 1, None
+
+
+def in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+
+
+def evaluate_base(job: Job, emit: Emit) -> None:
+    from harness.engines.cached import RememberingEngine
+    from harness.measure.budget import Spent
+    from harness.measure.environment import describe
+    from harness.run.train import run_evaluation
+
+    parts = assemble(job)
+    memory = cache_folder() / "completions"
+    engine = RememberingEngine(
+        parts.engine, parts.policy, memory, lambda line: emit({"event": "warning", "line": line})
+    )
+    parts = replace(parts, engine=engine)
+    parameters = sum(parameter.numel() for parameter in parts.policy.model.parameters())
+    emit({"event": "environment", "environment": describe(), "parameters": parameters})
+    run_evaluation(parts, job.folder, "base", Spent(), emit)
+    parts.engine.close()
+
+
+def fit(job: Job, emit: Emit) -> None:
+    """Whether steps with this micro-batch stay under the memory cap; as the event "peak", the most that they took.
+
+    Completions are sampled to their cap, so that no step of a run needs more, and there are two steps, since the
+    optimizers make their state at the end of the first. A process tries one size: what the allocator keeps of a try
+    that failed would be charged to the next. Raises DoesNotFit.
+    """
+    from harness.run.loop import Run
+
+    longest = job.spec.rollout.model_copy(update={"ignore_eos": True})
+    steady = job.spec.critic.model_copy(update={"warmup_steps": 0})
+    job = job._replace(spec=job.spec.model_copy(update={"rollout": longest, "critic": steady}))
+
+    with under_the_cap(job.spec):
+        run, peaks = Run(assemble(job)), []
+        for _ in range(2):
+            run.step()
+            peaks.append(run.meter.peak_bytes())
+        emit({"event": "peak", "bytes": max(peaks)})
+
+
+def train(job: Job, emit: Emit) -> None:
+    """Train under the memory cap, with the machine's condition told before and after. Raises DoesNotFit."""
+    from harness.measure.machine_state import conditions
+    from harness.model.weights import DTYPES
+    from harness.run.train import train_to_the_end
+
+    dtype = DTYPES[job.spec.model.dtype]
+    before = conditions(device(), dtype)
+    emit({"event": "conditions", "when": "before", "conditions": before})
+    peak = before["gemm_flops_per_s"]
+    with under_the_cap(job.spec):
+        train_to_the_end(assemble(job), job.folder, emit, peak_flops=peak)
+    emit({"event": "conditions", "when": "after", "conditions": conditions(device(), dtype)})
+
+
+@contextmanager
+def under_the_cap(spec: RunSpec) -> Iterator[None]:
+    """Inside, the process takes at most the memory that the budget gives. Raises DoesNotFit where it needs more."""
+    from harness.measure.memory_cap import capped, room_for
+
+    cap = spec.budget.memory_gib
+    with capped(int(cap * 2**30) if cap else None, device()), room_for("training", "temporaries"):
+        yield
