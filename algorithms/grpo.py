@@ -11,25 +11,25 @@ from torch import Tensor
 from algorithms.advantages import group_relative, whiten
 from algorithms.base import Algorithm, Credit, LossTerms, PolicyOutputs, RolloutBatch
 from algorithms.objective import policy_terms, token_rewards
-from harness.config.tables import RunSpec
-from reports.record.errors import UserError
+from algorithms.settings import Settings
 
 
-def build(spec: RunSpec) -> Algorithm:
-    if spec.rollout.completions_per_prompt < 2:
-        raise UserError(
-            f"rollout.completions_per_prompt = {spec.rollout.completions_per_prompt}: "
+def build(settings: Settings) -> Algorithm:
+    """Raises ValueError for groups of one."""
+    if settings.rollout.completions_per_prompt < 2:
+        raise ValueError(
+            f"rollout.completions_per_prompt = {settings.rollout.completions_per_prompt}: "
             "grpo needs at least 2 completions of a prompt, a group of one has no baseline"
         )
 
     def assign_credit(batch: RolloutBatch, values: Tensor | None) -> Credit:
         # With KL in the reward, a sequence's score is the sum of its token rewards.
-        scores_B = token_rewards(batch, spec.kl).sum(1)
-        advantages_B = group_relative(scores_B, batch.prompt_of, normalize_by_std=spec.advantage.group_std)
+        scores_B = token_rewards(batch, settings.kl).sum(1)
+        advantages_B = group_relative(scores_B, batch.prompt_of, normalize_by_std=settings.advantage.group_std)
         advantages_BT = advantages_B[:, None] * batch.mask
-        return Credit(whiten(advantages_BT, batch.loss_mask) if spec.advantage.whiten else advantages_BT)
+        return Credit(whiten(advantages_BT, batch.loss_mask) if settings.advantage.whiten else advantages_BT)
 
     def loss(outputs: PolicyOutputs, batch: RolloutBatch, credit: Credit) -> LossTerms:
-        return policy_terms(outputs, batch, credit, spec)
+        return policy_terms(outputs, batch, credit, settings)
 
     return Algorithm("grpo", needs_critic=False, assign_credit=assign_credit, loss=loss)

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from algorithms.base import Credit, LossTerms, Mean, PolicyOutputs, RolloutBatch
 from algorithms.losses import clipped_surrogate, kl_estimate, token_weights
-from algorithms.settings import KlTable
-from harness.config.tables import RunSpec
+from algorithms.settings import KlTable, Settings
 
 
 def token_rewards(batch: RolloutBatch, kl: KlTable) -> Tensor:
@@ -32,11 +31,11 @@ def masked_mean(x_BT: Tensor, mask_BT: Tensor) -> Mean:
     return Mean(float(x_BT.detach().where(mask_BT.bool(), 0).sum()), float(mask_BT.sum()))
 
 
-def policy_terms(outputs: PolicyOutputs, batch: RolloutBatch, credit: Credit, spec: RunSpec) -> LossTerms:
+def policy_terms(outputs: PolicyOutputs, batch: RolloutBatch, credit: Credit, settings: Settings) -> LossTerms:
     """The clipped surrogate, plus β·KL where KL is in the loss, summed with the aggregation's weights."""
     if outputs.logprobs is None or outputs.entropy is None:
         return LossTerms(None, None, {})
-    mask, update = batch.loss_mask, spec.update
+    mask, update = batch.loss_mask, settings.update
     # Without stored log-probabilities this is the only update of its rollout: the policy is the one that sampled.
     old_logprobs = outputs.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
     loss_BT, clipped = clipped_surrogate(
@@ -54,11 +53,11 @@ def policy_terms(outputs: PolicyOutputs, batch: RolloutBatch, credit: Credit, sp
         loss_BT = loss_BT * weight_BT
         metrics["policy/importance_weight"] = masked_mean(weight_BT, mask)
     if batch.ref_logprobs is not None:
-        kl_BT = kl_estimate(outputs.logprobs, batch.ref_logprobs, mask, kind=spec.kl.estimator)
+        kl_BT = kl_estimate(outputs.logprobs, batch.ref_logprobs, mask, kind=settings.kl.estimator)
         metrics["kl/reference"] = masked_mean(kl_BT, mask)
-        if spec.kl.placement == "loss":
-            loss_BT = loss_BT + spec.kl.coefficient * kl_BT
-    return LossTerms(policy=weighted_sum(loss_BT, mask, spec), value=None, metrics=metrics)
+        if settings.kl.placement == "loss":
+            loss_BT = loss_BT + settings.kl.coefficient * kl_BT
+    return LossTerms(policy=weighted_sum(loss_BT, mask, settings), value=None, metrics=metrics)
 
 
 def importance_weights(old_BT: Tensor, engine_BT: Tensor, *, cap: float) -> Tensor:
@@ -70,7 +69,7 @@ def importance_weights(old_BT: Tensor, engine_BT: Tensor, *, cap: float) -> Tens
     return torch.exp(old_BT.detach() - engine_BT).clamp(max=cap)
 
 
-def weighted_sum(loss_BT: Tensor, mask_BT: Tensor, spec: RunSpec) -> Tensor:
+def weighted_sum(loss_BT: Tensor, mask_BT: Tensor, settings: Settings) -> Tensor:
     """The aggregation's numerator; the loop divides by the step's `aggregate_count`."""
-    length = spec.rollout.max_completion_tokens
-    return (loss_BT * token_weights(mask_BT, mode=spec.update.aggregation, length=length)).sum()
+    length = settings.rollout.max_completion_tokens
+    return (loss_BT * token_weights(mask_BT, mode=settings.update.aggregation, length=length)).sum()

@@ -12,22 +12,22 @@ from algorithms.advantages import gae, whiten
 from algorithms.base import Algorithm, Credit, LossTerms, Mean, PolicyOutputs, RolloutBatch
 from algorithms.losses import clipped_value_loss
 from algorithms.objective import policy_terms, token_rewards, weighted_sum
-from harness.config.tables import RunSpec
+from algorithms.settings import Settings
 
 
-def build(spec: RunSpec) -> Algorithm:
-    critic = spec.critic
+def build(settings: Settings) -> Algorithm:
+    critic = settings.critic
 
     def assign_credit(batch: RolloutBatch, values: Tensor | None) -> Credit:
         assert values is not None
-        rewards_BT = token_rewards(batch, spec.kl)
+        rewards_BT = token_rewards(batch, settings.kl)
         advantages_BT, returns_BT = gae(rewards_BT, values, batch.mask, gamma=critic.gamma, lam=critic.lam)
-        if spec.advantage.whiten:
+        if settings.advantage.whiten:
             advantages_BT = whiten(advantages_BT, batch.loss_mask)
         return Credit(advantages_BT, returns_BT, values)
 
     def loss(outputs: PolicyOutputs, batch: RolloutBatch, credit: Credit) -> LossTerms:
-        terms = policy_terms(outputs, batch, credit, spec)
+        terms = policy_terms(outputs, batch, credit, settings)
         if outputs.values is None:
             return terms
         assert credit.old_values is not None
@@ -38,6 +38,6 @@ def build(spec: RunSpec) -> Algorithm:
         )
         tokens = float(mask.sum())
         metrics = {**terms.metrics, "critic/clip_fraction": Mean(float(clipped) * tokens, tokens)}
-        return LossTerms(terms.policy, weighted_sum(value_BT, mask, spec), metrics)
+        return LossTerms(terms.policy, weighted_sum(value_BT, mask, settings), metrics)
 
     return Algorithm("ppo", needs_critic=True, assign_credit=assign_credit, loss=loss)

@@ -1,13 +1,18 @@
-"""The settings that algorithms read; defaults stand beside what they configure and are the vetted setting."""
+"""The settings that algorithms read; defaults stand beside what they configure and are the vetted setting.
+
+`Settings` is all that an algorithm is built from: whatever resolves an arm's configuration has these tables.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from reports.record.names import Whole
-
+# The largest whole number that a float, and so JSON read elsewhere, still holds exactly.
+LARGEST = 2**53
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Whole = Annotated[int, Field(ge=0, le=LARGEST)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Unit = Annotated[float, Field(ge=0, le=1)]
@@ -56,3 +61,44 @@ class CriticTable(Table):
     max_grad_norm: Positive = 1.0
     gamma: Unit = 1.0
     lam: Unit = 1.0
+
+
+class RolloutSettings(Protocol):
+    @property
+    def completions_per_prompt(self) -> int: ...
+
+    @property
+    def max_completion_tokens(self) -> int: ...
+
+
+class UpdateSettings(Protocol):
+    @property
+    def clip_low(self) -> float: ...
+
+    @property
+    def clip_high(self) -> float: ...
+
+    @property
+    def importance_cap(self) -> float | None: ...
+
+    @property
+    def aggregation(self) -> str: ...
+
+
+class Settings(Protocol):
+    """An arm's settings, as far as algorithms read them."""
+
+    @property
+    def rollout(self) -> RolloutSettings: ...
+
+    @property
+    def update(self) -> UpdateSettings: ...
+
+    @property
+    def kl(self) -> KlTable: ...
+
+    @property
+    def advantage(self) -> AdvantageTable: ...
+
+    @property
+    def critic(self) -> CriticTable: ...

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from harness.config.file import load_bench, profiles_of
+from harness.config.file import in_full, load_bench, profiles_of
 from harness.options import (
     SUITES,
     ArmsOption,
@@ -34,7 +34,8 @@ from harness.registry import Registry
 from harness.tracking.client import sqlite_file, tracking_uri
 from harness.tracking.naming import check_bench_id
 from harness.tracking.redact import redact
-from reports.record.errors import InfrastructureError, UserError
+from reports.record.errors import InfrastructureError, UserError, printable
+from suites.task import DataError
 
 REGISTRY = Registry(
     algorithms={"ppo": "algorithms.ppo:build", "grpo": "algorithms.grpo:build"},
@@ -202,7 +203,7 @@ def trend(
         tracking_uri(None, out_folder), name, FILES, last=last, profile=profile_name, most_bytes=MOST_BYTES
     )
     # Before the file is named: reading refuses a profile that could not be part of a name.
-    found = history(f"{name}, profile {profile_name}" if profile_name else name, past)
+    found = history(f"{name}, profile {profile_name}" if profile_name else name, past, in_full)
     path = out_file or out_folder / f"trend-{'-'.join(filter(None, (name, profile_name)))}.html"
     write(path, found)
     say(f"{len(found.counted)} of {len(found.entries)} benchmarks are counted: {path.resolve()}")
@@ -252,7 +253,7 @@ def regress(
     comparison = compare(load(folder))
     found = judge(comparison, base)
     if base_checkout is not None:
-        found = remeasured(found, comparison.bench["spec"], base_checkout, say=say)
+        found = remeasured(found, comparison.bench, base_checkout, say=say)
     shown.write(folder, found)
     out.print(shown.table(found), "", sep="\n")
     say(shown.headline(found))
@@ -338,8 +339,8 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()
-    except UserError as error:
-        print(f"paribus: {error}", file=sys.stderr)
+    except (UserError, DataError) as error:
+        print(f"paribus: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reports.record.errors import UserError
+
+if TYPE_CHECKING:
+    from algorithms.base import Algorithm
+    from harness.config.tables import RunSpec
 
 
 class Registry(NamedTuple):
@@ -22,3 +26,12 @@ class Registry(NamedTuple):
         if name not in known:
             raise UserError(f"{key} = {name!r}: accepted: {', '.join(sorted(known))}")
         return pkgutil.resolve_name(known[name])
+
+    def algorithm(self, spec: RunSpec) -> Algorithm:
+        """The algorithm of an arm, built from the arm's settings. Raises UserError where it cannot be."""
+        build = self.resolve("algorithms", spec.algorithm, f"arms.{spec.arm}.algorithm")
+        try:
+            algorithm: Algorithm = build(spec)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        return algorithm

@@ -111,6 +111,13 @@ def duration(value: float) -> str:
     return f"{significant(value * 1e6)} µs"
 
 
+def clock(seconds: float) -> str:
+    """A duration as a clock counts it, for what is running: '1 h 05 min', '2 min 03 s', '7 s'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
 def moment(stamp: str) -> str:
     """An ISO moment in UTC as '2026-11-22 20:45 UTC'; anything else as it came."""
     match = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(?:Z|\+00:00)", stamp)

@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from reports.record.errors import InfrastructureError, UserError
 from suites.grading import GoldAnswerError, gold, grade
-from suites.task import Prompt, Reward, Task
+from suites.task import DataError, DataUnreachable, Prompt, Reward, Task
 
 FOLDER_VARIABLE = "PARIBUS_GSM8K_DIR"
 HUB_DATASET = "openai/gsm8k"
@@ -32,7 +31,7 @@ def heldout() -> Mapping[str, Sequence[Prompt]]:
 
 @cache
 def load(split: str) -> tuple[Prompt, ...]:
-    """A split's prompts in published order. Raises UserError naming file and line of a broken row."""
+    """A split's prompts in published order. Raises DataError naming file and line of a broken row."""
     folder = os.environ.get(FOLDER_VARIABLE)
     rows = from_folder(Path(folder) / f"{split}.jsonl") if folder else from_hub(split)
     prompts = []
@@ -45,14 +44,14 @@ def load(split: str) -> tuple[Prompt, ...]:
             final = answer.rsplit("####", 1)[-1].strip()
             gold(answer)
         except (TypeError, KeyError):
-            raise UserError(f'{where}: expected an object with the strings "question", "answer"') from None
+            raise DataError(f'{where}: expected an object with the strings "question", "answer"') from None
         except UnicodeEncodeError:
-            raise UserError(f"{where}: the question is not valid Unicode") from None
+            raise DataError(f"{where}: the question is not valid Unicode") from None
         except GoldAnswerError as error:
-            raise UserError(f"{where}: {error}") from None
+            raise DataError(f"{where}: {error}") from None
         prompts.append(Prompt(id=f"{split}-{number}", text=f"{question}\n\n{INSTRUCTION}", answer=final, chat=True))
     if not prompts:
-        raise UserError(f"GSM8K: the {split} split is empty")
+        raise DataError(f"GSM8K: the {split} split is empty")
     return tuple(prompts)
 
 
@@ -62,15 +61,15 @@ def from_folder(path: Path) -> list[tuple[str, dict]]:
         with path.open(encoding="utf-8") as file:
             lines = list(file)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{FOLDER_VARIABLE}: {path}: cannot be read ({getattr(error, 'strerror', error)})") from None
+        raise DataError(f"{FOLDER_VARIABLE}: {path}: cannot be read ({getattr(error, 'strerror', error)})") from None
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
             rows.append((f"{path}:{number}", json.loads(line)))
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from None
+            raise DataError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from None
         except (ValueError, RecursionError):
-            raise UserError(f"{path}:{number}: nested too deep, or a number too large") from None
+            raise DataError(f"{path}:{number}: nested too deep, or a number too large") from None
     return rows
 
 
@@ -80,7 +79,7 @@ def from_hub(split: str) -> list[tuple[str, dict]]:
 
         dataset = load_dataset(HUB_DATASET, "main", split=split)
     except Exception as error:  # the hub client raises many kinds for "cannot be reached"
-        raise InfrastructureError(
+        raise DataUnreachable(
             f"GSM8K: {HUB_DATASET} cannot be had from the hub ({type(error).__name__}); set {FOLDER_VARIABLE} to a "
             "folder with train.jsonl and test.jsonl from https://github.com/openai/grade-school-math"
         ) from None

@@ -12,6 +12,18 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
+class DataError(Exception):
+    """A suite's data cannot be read. The message is one line; `exit_code` is what a command ends with."""
+
+    exit_code = 2
+
+
+class DataUnreachable(DataError):
+    """The data lies where it cannot be reached now; trying again may help."""
+
+    exit_code = 5
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A question as the policy reads it. `chat` asks for the model's own chat template around `text`."""
@@ -34,8 +46,8 @@ class Reward:
 class Task(NamedTuple):
     """What a suite trains and is judged on.
 
-    train: the training prompts, in a fixed order; the loop shuffles them by seed.
-    heldout: prompts never trained on, by evaluation-set name.
+    train: the training prompts, in a fixed order; the loop shuffles them by seed. Raises DataError.
+    heldout: prompts never trained on, by evaluation-set name. Raises DataError.
     verify: (completion text, gold answer) → Reward. The one verifier for both reward and accuracy. Raises
         ValueError when the gold answer cannot be read: a broken answer is an error, never a reward.
     strict_pattern: a regular expression with one group, the answer in exactly the format asked for. lm-eval reports

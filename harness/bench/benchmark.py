@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from harness.bench.fit_micro_batch import fit
 from harness.bench.preflight import audited, check_data
-from harness.bench.progress import Display, duration
+from harness.bench.progress import Display
 from harness.bench.run_order import run_order
 from harness.config import matching
 from harness.config.file import recorded
@@ -37,6 +37,7 @@ from reports.record.errors import EvidenceError, InfrastructureError, UserError
 from reports.record.folder import locked, stamp
 from reports.record.journal import read_json, read_lines, write_json
 from reports.record.models import CONCLUDED, RunRow, evidence_of
+from reports.text import clock
 
 BASE = "base"
 REPORTED = ("bench.json", "report.html", "summary.md", "comparison.json", "junit.xml")
@@ -66,6 +67,7 @@ class Benchmark:
             "status": "running", "primary": bench.suite.primary, "margin": bench.suite.margin,
             "budget": {"currency": bench.budget.currency, "limit": bench.budget.limit},
             "spec": bench.model_dump(mode="json"),
+            "chosen": bench.model_dump(mode="json", exclude_defaults=True),
             "arms": self._arms(),
             "eval_tasks": list(bench.eval.tasks), "environment": {}, "parameters": 0,
         }  # fmt: skip
@@ -200,7 +202,7 @@ class Benchmark:
     def _require_room(self) -> None:
         """Ask for the disk that the runs still to be run will need, before hours are spent on what cannot be kept."""
         pending = [self.bench.run_spec(row.arm) for row in self.rows if row.status not in CONCLUDED]
-        algorithms = [self.registry.resolve("algorithms", spec.algorithm, "algorithm")(spec) for spec in pending]
+        algorithms = [self.registry.algorithm(spec) for spec in pending]
         runs = [(spec, found.needs_critic) for spec, found in zip(pending, algorithms, strict=True)]
         require_room(self.folder, self.record["parameters"], runs)
 
@@ -263,7 +265,7 @@ class Benchmark:
             self._write()
         self._forget_checkpoints(row)
         reason = f" ({row.reason})" if row.reason else ""
-        display.end_run(row.status, f"{reason} after {row.steps} steps, {duration(row.seconds)}{accuracy}")
+        display.end_run(row.status, f"{reason} after {row.steps} steps, {clock(row.seconds)}{accuracy}")
 
     def _keep(self, row: RunRow, tracker: Tracker, display: Display) -> None:
         """A run that came to its end before. MLflow gets it again where it had not heard of that end."""

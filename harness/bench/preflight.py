@@ -20,7 +20,7 @@ def audited(bench: BenchSpec, registry: Registry, source: str) -> matching.Audit
         for arm in bench.arms:
             spec = bench.run_spec(arm)
             registry.resolve("engines", spec.rollout.engine, "rollout.engine")
-            registry.resolve("algorithms", spec.algorithm, f"arms.{arm}.algorithm")(spec)
+            registry.algorithm(spec)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     return audit

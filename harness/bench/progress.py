@@ -19,14 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.record.errors import printable
+from reports.text import clock
 
 PLAIN_LINE_SECONDS = 10.0
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def decimals(value: Any, places: int) -> str:
@@ -140,7 +135,7 @@ class Display:
 
     def _left(self) -> str:
         seconds = self.remaining.seconds(self.arm, time.monotonic())
-        return f"about {duration(seconds)} left" if seconds is not None else ""
+        return f"about {clock(seconds)} left" if seconds is not None else ""
 
     def _line(self) -> str:
         step, reward = self.record.get("step", "–"), decimals(self.record.get("reward/mean"), 2)

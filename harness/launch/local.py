@@ -22,11 +22,11 @@ from typing import Any
 
 import psutil
 
-from harness.bench.progress import duration
 from harness.launch.signals import ENDING, WHERE
 from harness.launch.worker import main as worker_main
 from harness.run.job import Job
 from reports.record.errors import FAULTS, InfrastructureError, UserError
+from reports.text import clock
 
 # Imported once in the server that children are forked from, so that a run does not pay seconds for imports.
 PRELOAD = ["harness.launch.worker", "harness.run.train", "lm_eval.models.huggingface", "datasets"]
@@ -106,7 +106,7 @@ def one_child(job: Job) -> Generator[dict[str, Any], None, Ended]:
         return ended or Ended("failed", died(process.exitcode, job.folder), 1)
     except TimeoutError:
         end(process, WHERE, LAST_WORDS_S)
-        reason = f"it hung {doing}: no sign of life for {duration(silence_s)}; see {job.folder / 'worker.log'}"
+        reason = f"it hung {doing}: no sign of life for {clock(silence_s)}; see {job.folder / 'worker.log'}"
         return ended or Ended("failed", reason, InfrastructureError.exit_code, hung=True)
     finally:
         if process.is_alive():

@@ -28,8 +28,9 @@ from harness.run.assemble import assemble
 from harness.run.disk import is_full
 from harness.run.interrupt import Stopped
 from harness.run.job import Job
-from reports.record.errors import InfrastructureError, UserError
+from reports.record.errors import InfrastructureError, UserError, printable
 from reports.record.folder import locked
+from suites.task import DataError
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -60,8 +61,8 @@ def main(job: Job, connection: Connection, beat_s: float) -> None:
             end("finished")
         except Stopped:
             end("interrupted", "stopped; it can be resumed")
-        except UserError as error:
-            end("failed", str(error), error.exit_code)
+        except (UserError, DataError) as error:
+            end("failed", printable(str(error)), error.exit_code)
         except Exception as error:
             with suppress(OSError):
                 traceback.print_exc()

@@ -14,7 +14,6 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from harness.bench.progress import duration
 from harness.config.tables import BenchSpec, RunSpec
 from harness.measure.environment import device_memory
 from harness.model.loading import load_config, load_tokenizer
@@ -24,7 +23,8 @@ from harness.plan.micro_batch_search import bounds, largest_that_fits
 from harness.run.prompts import PromptStream
 from reports.record.errors import UserError
 from reports.record.names import COMPONENTS, OF_THE_CRITIC, PHASES
-from suites.task import Prompt, Task
+from reports.text import clock
+from suites.task import DataError, Prompt, Task
 
 GIB = 2**30
 
@@ -79,7 +79,7 @@ def words_of(spec: RunSpec, task: Task) -> Words | None:
     try:
         stream = PromptStream(task.train(), (spec.suite.name, 0))
         return Words(load_tokenizer(spec.model.name), stream.take(1, spec.rollout.prompts_per_step))
-    except UserError:
+    except (UserError, DataError):
         return None
 
 
@@ -208,7 +208,7 @@ def tera(flops: float) -> str:
 
 
 def span(seconds: float) -> str:
-    return duration(seconds) if seconds >= 60 else f"{seconds:.3g} s"
+    return clock(seconds) if seconds >= 60 else f"{seconds:.3g} s"
 
 
 def count(number: float) -> str:

@@ -15,7 +15,6 @@ import torch
 from rich.console import Group
 from rich.table import Table
 
-from harness.bench.progress import duration
 from harness.config.tables import RunSpec
 from harness.measure.machine_state import gemm_seconds
 from harness.model.weights import DTYPES
@@ -23,6 +22,7 @@ from harness.run.assemble import assemble
 from harness.run.job import Job
 from harness.run.loop import Run
 from reports.record.names import COMPONENTS, PHASES
+from reports.text import clock
 
 WARM_UP_STEPS = 1
 GEMM_SIZE = 2048
@@ -139,7 +139,7 @@ def row(
     table: Table, name: str, seconds: float, step_s: float, tokens_per_s: float | None, flops: float, executed: float
 ) -> None:
     table.add_row(
-        name, duration(seconds) if seconds >= 60 else f"{seconds:.3g} s", f"{seconds / step_s:.0%}",
+        name, clock(seconds) if seconds >= 60 else f"{seconds:.3g} s", f"{seconds / step_s:.0%}",
         f"{tokens_per_s:,.0f}" if tokens_per_s else "", f"{flops / 1e9:,.0f}" if flops else "",
         f"{executed / 1e9:,.0f}" if executed else "", f"{flops / seconds / 1e9:,.0f}" if flops else "",
     )  # fmt: skip

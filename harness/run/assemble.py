@@ -29,7 +29,7 @@ def _assemble(job: Job) -> Any:
     spec, registry = job.spec, job.registry
     torch.manual_seed(stable_hash(spec.suite.name, job.seed))
     task = registry.resolve("tasks", spec.suite.task, "suite.task")
-    algorithm = registry.resolve("algorithms", spec.algorithm, f"arms.{spec.arm}.algorithm")(spec)
+    algorithm = registry.algorithm(spec)
     policy = Policy.load(
         spec.model, temperature=spec.rollout.temperature, gradient_checkpointing=spec.update.gradient_checkpointing,
         # Evaluating the base policy came first.

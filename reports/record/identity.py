@@ -9,8 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from algorithms.settings import Table
-from reports.record.names import LARGEST, Count, Text
+from reports.record.names import LARGEST, Count, Table, Text
 
 MOST_ARMS, MOST_SEEDS, MOST_NAMES = 16, 64, 512
 REWARD, STEP_TIME, MEMORY = "reward/mean", "time/step_s", "memory/peak_bytes"
@@ -65,6 +64,12 @@ def settings(bench: Mapping[str, Any]) -> dict[str, Any]:
         return not name.startswith(NOT_COMPARED) and not (name.startswith("arms.") and name.endswith(".reason"))
 
     return {name: value for name, value in flat(bench.get("spec") or {}, "") if compared(name)}
+
+
+def chosen_settings(bench: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings that are not the defaults; all of them, where the record does not say which."""
+    chosen = bench.get("chosen")
+    return (bench.get("spec") or {}) if chosen is None else chosen
 
 
 def stack(bench: Mapping[str, Any]) -> dict[str, str]:

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
+
+class Table(BaseModel):
+    """A part of a file that only this program writes: a key that is not known here is a fault."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # The largest whole number that a float, and so JSON read elsewhere, still holds exactly.
 LARGEST = 2**53
 Count = Annotated[int, Field(ge=1, le=LARGEST)]

@@ -18,7 +18,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from algorithms.settings import NonNegative, Positive, Table
 from reports.record.errors import UserError
 from reports.record.faults import one_line
 from reports.record.identity import (
@@ -37,7 +36,7 @@ from reports.record.identity import (
     sha256_of,
 )
 from reports.record.journal import write_json
-from reports.record.names import Count, Name, Text, Whole
+from reports.record.names import Count, Name, NonNegative, Positive, Table, Text, Whole
 
 MOST_BYTES = 4 * 2**20
 # Steps whose digests and main values are kept, to name where a curve leaves the baseline's.

@@ -13,7 +13,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.config.file import chosen_settings
 from reports.compare import curves as series
 from reports.compare.comparison import Comparison
 from reports.record.errors import EvidenceError
@@ -22,6 +21,7 @@ from reports.record.identity import (
     MEMORY,
     REWARD,
     STEP_TIME,
+    chosen_settings,
     device,
     is_accuracy,
     keyed_sampling,
@@ -140,7 +140,7 @@ def other_settings(bench: Mapping[str, Any], baseline: Baseline) -> Iterator[str
     """Settings that differ. One that is newer than the baseline and stands at its default is none."""
     here, base = settings(bench), baseline.config
     if newer := here.keys() - base.keys():
-        chosen = settings({"spec": chosen_settings(bench["spec"])})
+        chosen = settings({"spec": chosen_settings(bench)})
         here = {name: value for name, value in here.items() if name not in newer or name in chosen}
     yield from differing("", base, here)
 

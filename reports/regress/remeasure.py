@@ -18,9 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.config.file import chosen_settings
 from reports.record.errors import EvidenceError, UserError
-from reports.record.identity import MEMORY, STEP_TIME
+from reports.record.identity import MEMORY, STEP_TIME, chosen_settings
 from reports.record.journal import read_json
 from reports.regress.gates import Gate, Outcome, memory, relative, step_time
 from reports.regress.judge import Regression
@@ -31,11 +30,11 @@ HEAD = Path(__file__).resolve().parents[2]
 
 
 def remeasured(
-    regression: Regression, spec: Mapping[str, Any], base: Path, *, rounds: int = ROUNDS, say: Callable[[str], None]
+    regression: Regression, bench: Mapping[str, Any], base: Path, *, rounds: int = ROUNDS, say: Callable[[str], None]
 ) -> Regression:
     """The same judgement with the tripped gates of time and memory judged by fresh measurements.
 
-    spec: the benchmark's resolved settings. base: a checkout of the code that the baseline stands for. Raises UserError
+    bench: the benchmark's record. base: a checkout of the code that the baseline stands for. Raises UserError
     where it is none, EvidenceError where one of the two cannot be measured.
     """
     if not (base / "harness" / "cli.py").is_file():
@@ -45,7 +44,7 @@ def remeasured(
         return regression
     with tempfile.TemporaryDirectory() as folder:
         settings = Path(folder) / "settings.toml"
-        settings.write_text(to_toml(spec), encoding="utf-8")
+        settings.write_text(to_toml(chosen_settings(bench)), encoding="utf-8")
         found = {}
         for arm in dict.fromkeys(arms):
             say(f"{arm}: measuring again, base and head in turns, {rounds} times each")
@@ -104,8 +103,8 @@ def again(gate: Gate, base: list[dict[str, Any]], head: list[dict[str, Any]]) ->
     return replace(judged, sentence=sentence)
 
 
-def to_toml(spec: Mapping[str, Any]) -> str:
-    """The settings that are not the defaults, a dotted key a line. What JSON writes of a value, TOML reads."""
+def to_toml(settings: Mapping[str, Any]) -> str:
+    """A dotted key a line. What JSON writes of a value, TOML reads."""
 
     def lines(value: Any, name: str) -> Iterator[str]:
         if isinstance(value, dict):
@@ -114,4 +113,4 @@ def to_toml(spec: Mapping[str, Any]) -> str:
         else:
             yield f"{name} = {json.dumps('none' if value is None else value, ensure_ascii=False)}\n"
 
-    return "".join(lines(chosen_settings(spec), ""))
+    return "".join(lines(settings, ""))

@@ -8,8 +8,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Protocol
 
-from suites.task import Reward
+
+class Graded(Protocol):
+    """One answer as it was graded: what was read of it, and whether that is right."""
+
+    @property
+    def extracted(self) -> str | None: ...
+
+    @property
+    def correct(self) -> bool: ...
+
 
 # Far beyond what is sampled in practice; the tables that a report makes of them grow with it.
 MOST_SAMPLES = 1024
@@ -29,7 +39,7 @@ def pass_at(k: int, count: int, right: int) -> float:
     return 1.0 - math.comb(count - right, k) / math.comb(count, k)
 
 
-def majority(verdicts: Sequence[Reward]) -> bool:
+def majority(verdicts: Sequence[Graded]) -> bool:
     """Whether the answer given most often is right; of those given equally often, the one given first counts."""
     given = [verdict for verdict in verdicts if verdict.extracted is not None]
     if not given:

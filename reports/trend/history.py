@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from reports import text
@@ -21,7 +22,18 @@ from reports.record.errors import EvidenceError
 from reports.record.faults import brief
 from reports.record.identity import MEMORY, STEP_TIME, sha256_of
 from reports.trend.past import Past
-from reports.trend.read import BENCH, COMPARISON, Found, Judged, Ran, Value, read_bench, read_comparison
+from reports.trend.read import (
+    BENCH,
+    COMPARISON,
+    Found,
+    InFull,
+    Judged,
+    Ran,
+    Value,
+    as_recorded,
+    read_bench,
+    read_comparison,
+)
 
 UNKNOWN = "unknown"
 MOST_NAMED, MOST_CHARS = 6, 80
@@ -113,12 +125,15 @@ class History:
         return list(joined.values())
 
 
-def history(suite: str, past: Iterable[Past]) -> History:
-    """Read and order what MLflow has. A benchmark that cannot be read is an entry that says so."""
+def history(suite: str, past: Iterable[Past], in_full: InFull = as_recorded) -> History:
+    """Read and order what MLflow has. A benchmark that cannot be read is an entry that says so.
+
+    in_full: completes the settings of older benchmarks (`reports.trend.read.InFull`).
+    """
     entries: list[Entry] = []
     letters: dict[str, str] = {}
     before: Entry | None = None
-    read = sorted(map(_entry, past), key=lambda entry: (entry.began, entry.bench_id))
+    read = sorted((_entry(each, in_full) for each in past), key=lambda entry: (entry.began, entry.bench_id))
     for number, entry in enumerate(read, start=1):
         key = _likeness(entry)
         group = letters.setdefault(key, _letter(len(letters))) if key else None
@@ -131,10 +146,10 @@ def history(suite: str, past: Iterable[Past]) -> History:
     return History(suite, tuple(entries), tuple(arms)[:MOST_SHOWN], pair)
 
 
-def _entry(past: Past) -> Entry:
+def _entry(past: Past, in_full: InFull) -> Entry:
     """The entry without its place in the history."""
     found, no_comparison = _parsed(read_comparison, past, COMPARISON)
-    ran, _ = _parsed(read_bench, past, BENCH)
+    ran, _ = _parsed(partial(read_bench, in_full=in_full), past, BENCH)
     if found is None and COMPARISON not in past.files and past.state in STATES:
         status = STATES[past.state]
     else:

@@ -6,14 +6,13 @@ a bound on every size; a file that does not hold it is refused in one line, whic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from harness.config.file import recorded
 from reports.record.errors import EvidenceError
 from reports.record.faults import one_line
 from reports.record.identity import (
@@ -36,6 +35,9 @@ from reports.record.names import Text, Whole
 FILES = COMPARISON, BENCH = "comparison.json", "bench.json"
 MOST_BYTES = 8 * 2**20
 MOST_RUNS = MOST_ARMS * MOST_SEEDS
+# Resolved settings with those that are newer than the benchmark at their defaults, which is what it ran with. Without
+# them, every setting that is added to the program would part all that came before it from what follows.
+InFull = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 Sentence = Annotated[str, Field(max_length=4000)]
 ArmName = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -201,7 +203,11 @@ def read_comparison(content: bytes, bench_id: str) -> Found:
     return found
 
 
-def read_bench(content: bytes, bench_id: str) -> Ran:
+def as_recorded(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    return spec
+
+
+def read_bench(content: bytes, bench_id: str, in_full: InFull = as_recorded) -> Ran:
     """Raises EvidenceError, one line, for anything that is not the record of that benchmark."""
     bench = _validated(_Bench, content)
     if bench.bench_id != bench_id:
@@ -212,24 +218,12 @@ def read_bench(content: bytes, bench_id: str) -> Ran:
     commits = dict.fromkeys([bench.environment.git_commit, *(each.git_commit for each in bench.resumed)])
     try:
         return Ran(
-            settings=settings({"spec": _in_full(bench.spec)}), stack=stack(record), device=device(record),
+            settings=settings({"spec": in_full(bench.spec)}), stack=stack(record), device=device(record),
             starts=starts(record), commit=" then ".join(filter(None, commits)) or None,
             gemm=(min(known), median(known), max(known)) if known else None,
         )  # fmt: skip
     except ValidationError as error:
         raise EvidenceError(one_line(error, lambda _: ())) from None
-
-
-def _in_full(spec: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Resolved settings with those that are newer than the benchmark at their defaults, which is what it ran with.
-
-    Without this, every setting that is added to the program would part all that came before it from what follows.
-    """
-    try:
-        return recorded(spec).model_dump(mode="json")
-    except ValidationError:
-        # Of a version whose settings are unknown here: compared as they stand.
-        return spec
 
 
 Model = TypeVar("Model", bound=_Read)

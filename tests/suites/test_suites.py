@@ -20,10 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.run.prompts import PromptStream
-from reports.record.errors import InfrastructureError, UserError
 from suites import arithmetic, gsm8k
 from suites.grading import GoldAnswerError
-from suites.task import Prompt
+from suites.task import DataError, DataUnreachable, Prompt
 
 ROOT = Path(__file__).parents[2]
 
@@ -234,7 +233,7 @@ def test_a_broken_row_is_named_by_file_and_line(
     path = published(tmp_path, ROWS, monkeypatch)
     with path.open("a", encoding="utf-8") as file:
         file.write(f"{line}\n{json.dumps(ROWS[0])}\n")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DataError) as caught:
         gsm8k.train()
     message = str(caught.value)
     assert message.startswith(f"{path}:4: ")
@@ -246,13 +245,13 @@ def test_a_broken_row_is_named_by_file_and_line(
 
 def test_a_missing_folder_and_an_empty_file_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(gsm8k.FOLDER_VARIABLE, str(tmp_path / "none"))
-    with pytest.raises(UserError, match=r"PARIBUS_GSM8K_DIR: .*none/train\.jsonl: cannot be read \(No such file"):
+    with pytest.raises(DataError, match=r"PARIBUS_GSM8K_DIR: .*none/train\.jsonl: cannot be read \(No such file"):
         gsm8k.train()
     published(tmp_path, [], monkeypatch)
-    with pytest.raises(UserError, match="the train split is empty"):
+    with pytest.raises(DataError, match="the train split is empty"):
         gsm8k.train()
     (tmp_path / "test.jsonl").write_bytes(b'{"question": "\xff"}')
-    with pytest.raises(UserError, match=r"test\.jsonl: cannot be read"):
+    with pytest.raises(DataError, match=r"test\.jsonl: cannot be read"):
         gsm8k.heldout()
 
 
@@ -276,7 +275,7 @@ def test_a_hub_that_fails_is_an_infrastructure_error_that_says_what_to_do(
         raise error
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    with pytest.raises(InfrastructureError) as caught:
+    with pytest.raises(DataUnreachable) as caught:
         gsm8k.train()
     assert "set PARIBUS_GSM8K_DIR to a folder with train.jsonl and test.jsonl" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from harness.bench import progress
-from harness.bench.progress import Display, Remaining, duration
+from harness.bench.progress import Display, Remaining
+from reports import text as written
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ from harness.bench.progress import Display, Remaining, duration
     ],
 )
 def test_durations_are_read_in_two_units(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert written.clock(seconds) == text
 
 
 def test_with_nothing_to_go_by_there_is_no_estimate() -> None:

@@ -489,15 +489,22 @@ def test_a_record_that_cannot_be_understood_is_one_line(tmp_path: Path, baseline
         judged(tmp_path, baseline)
 
 
-@pytest.mark.parametrize(("value", "differs"), [(0.0, False), (0.1, True)])
+@pytest.mark.parametrize(
+    ("value", "chosen", "differs"),
+    [(0.0, {}, False), (0.1, {"update": {"weight_decay": 0.1}}, True), (0.1, None, True)],
+    ids=["default", "chosen", "nobody says what was chosen"],
+)
 def test_a_setting_newer_than_the_baseline_counts_unless_it_stands_at_its_default(
-    tmp_path: Path, value: float, differs: bool
+    tmp_path: Path, value: float, chosen: dict[str, Any] | None, differs: bool
 ) -> None:
     spec = load_bench(cli.SUITES / "arithmetic.toml").model_dump(mode="json")
     del spec["update"]["weight_decay"]
     older = make(compare(load(write_usual(tmp_path / "old", spec=spec))))
     spec["update"]["weight_decay"] = value
-    regression = judged(write_usual(tmp_path / "new", spec=spec), older)
+    write_usual(tmp_path / "new", spec=spec)
+    if chosen is not None:
+        edit_bench(tmp_path / "new", lambda bench: bench.update(chosen=chosen))
+    regression = judged(tmp_path / "new", older)
     assert regression.mismatches == (("update.weight_decay: not set in the baseline, 0.1 here",) if differs else ())
 
 

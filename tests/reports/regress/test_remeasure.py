@@ -60,7 +60,7 @@ def test_the_settings_come_back_from_their_file_as_they_were(tmp_path: Path, sui
     overrides = ["critic.value_clip=none", 'arms.ppo.reason="it\'s \\"so\\" – π"', "arms.ppo.update.epochs=2"]
     spec = load_bench(SUITES / f"{suite}.toml", overrides=overrides)
     path = tmp_path / "settings.toml"
-    path.write_text(to_toml(spec.model_dump(mode="json")), encoding="utf-8")
+    path.write_text(to_toml(spec.model_dump(mode="json", exclude_defaults=True)), encoding="utf-8")
     assert load_bench(path) == spec
     assert "weight_decay" not in tomllib.loads(path.read_text(encoding="utf-8"))["update"]
 
@@ -74,7 +74,9 @@ def test_each_checkout_is_measured_with_its_own_code(tmp_path: Path) -> None:
     assert step in code
     path.write_text(code.replace(step, f'{step}    record["time/step_s"] += 100.0\n'), encoding="utf-8")
     spec = load_bench(SUITES / "arithmetic.toml", overrides=TINY)
-    found = remeasured(regression(SLOW, *OTHERS), spec.model_dump(mode="json"), tmp_path, rounds=1, say=silent)
+    found = remeasured(
+        regression(SLOW, *OTHERS), {"spec": spec.model_dump(mode="json")}, tmp_path, rounds=1, say=silent
+    )
     assert found.gates[1:] == OTHERS
     judged = found.gates[0]
     assert judged.outcome is Outcome.PASS
@@ -89,9 +91,9 @@ def test_without_a_tripped_gate_nothing_is_measured(tmp_path: Path) -> None:
     (tmp_path / "harness" / "cli.py").write_text("raise SystemExit('was run')")
     spec = load_bench(SUITES / "arithmetic.toml").model_dump(mode="json")
     before = regression(*OTHERS)
-    assert remeasured(before, spec, tmp_path, say=silent) == before
+    assert remeasured(before, {"spec": spec}, tmp_path, say=silent) == before
     with pytest.raises(EvidenceError, match="again failed with exit code 1: was run"):
-        remeasured(regression(SLOW), spec, tmp_path, say=silent)
+        remeasured(regression(SLOW), {"spec": spec}, tmp_path, say=silent)
 
 
 def test_what_is_no_checkout_is_refused(tmp_path: Path) -> None:
