@@ -23,26 +23,28 @@ from harness.bench.fit_micro_batch import fit
 from harness.bench.preflight import audited, check_data
 from harness.bench.progress import Display
 from harness.bench.run_order import run_order
+from harness.bench.run_record import after
+from harness.bench.sinks import MLFLOW_STATUS, TRACKED, GatheredEvidence, Sink, TrackedRun, ended_as
 from harness.config import matching
 from harness.config.file import recorded
 from harness.config.tables import SCHEMA_VERSION, BenchSpec
-from harness.launch.local import Ended, Interrupted, child_events, interrupts, needed_events
+from harness.launch.launcher import Launcher, needed_events
+from harness.launch.local import Interrupted, LocalLauncher, interrupts
 from harness.measure.environment import git_commit, installed
 from harness.registry import Registry
 from harness.run.disk import require_room
+from harness.run.events import Environment, Evaluated
 from harness.run.job import Job
 from harness.tracking.redact import redact
-from harness.tracking.tracker import Status, Tracker
+from harness.tracking.tracker import Tracker
 from reports.record.errors import EvidenceError, InfrastructureError, UserError
 from reports.record.folder import locked, stamp
-from reports.record.journal import read_json, read_lines, write_json
+from reports.record.journal import read_json, write_json
 from reports.record.models import CONCLUDED, RunRow, evidence_of
 from reports.text import clock
 
 BASE = "base"
 REPORTED = ("bench.json", "report.html", "summary.md", "comparison.json", "junit.xml")
-TRACKED = ("steps.jsonl", "samples.jsonl", "evals/*.json", "worker.log")
-MLFLOW_STATUS: Mapping[str, Status] = {"finished": "FINISHED", "interrupted": "KILLED"}
 TRACKING_PATIENCE_S, ID_PATIENCE_S = 60.0, 5.0
 
 Report = TypeVar("Report")
@@ -50,9 +52,10 @@ Report = TypeVar("Report")
 
 class Benchmark:
     def __init__(
-        self, bench: BenchSpec, registry: Registry, *, out: Path, source: str, profile: str | None, command: str
-    ) -> None:
-        self.bench, self.registry = bench, registry
+        self, bench: BenchSpec, registry: Registry, *, out: Path, source: str, profile: str | None, command: str,
+        launcher: Launcher | None = None,
+    ) -> None:  # fmt: skip
+        self.bench, self.registry, self.launcher = bench, registry, launcher or LocalLauncher()
         self.audit = audited(bench, registry, source)
         check_data(bench, registry, source)
         now = datetime.datetime.now(datetime.UTC)
@@ -115,7 +118,7 @@ class Benchmark:
     def _execute(self, report: Callable[[Path], Report]) -> tuple[str, Report]:
         bench = self.bench
         title = f"{self.bench_id} · {bench.budget.limit:g} {bench.budget.currency.replace('_', ' ')} a run"
-        with Display(title, [row.arm for row in self.rows]) as display:
+        with Display(title, [row.arm for row in self.rows], primary=bench.eval.tasks[0]) as display:
             begun = "resumed" if self.resuming else f"{len(self.rows)} runs into {self.folder}"
             display.log(f"benchmark {self.bench_id}: {begun}")
             self._note_changes(display)
@@ -128,9 +131,7 @@ class Benchmark:
                     status = self._all_runs(tracker, display)
             except Interrupted:
                 status = "interrupted"
-                for row in self.rows:
-                    if row.status in ("running", "not started"):
-                        row.status, row.reason = "interrupted", row.reason or "the benchmark was interrupted"
+                self.rows = [interrupted(row) for row in self.rows]
             except UserError as error:
                 self._conclude(tracker, "failed", lambda folder: None)
                 raise error from None
@@ -167,12 +168,11 @@ class Benchmark:
         self._evaluate_base(tracker, display)
         if self.bench.regime == "same_gpu":
             self._fit(display)
-        for number, row in enumerate(self.rows, start=1):
+        for number, row in enumerate(self.rows):
             if row.status in CONCLUDED:
                 self._keep(row, tracker, display)
-                continue
-            display.start_run(number, row.arm, row.seed)
-            self._one_run(row, tracker, display)
+            else:
+                self._one_run(number, tracker, display)
         # What an arm needs is part of the question: not to fit is a result, where there is another to hold against it.
         statuses = {row.status for row in self.rows}
         return "finished" if "finished" in statuses and statuses <= {"finished", "out_of_memory"} else "failed"
@@ -188,15 +188,16 @@ class Benchmark:
             return
         spec = self.bench.run_spec(next(iter(self.bench.arms)))
         job = Job("base", spec, self.bench.seeds[0], self.folder / BASE, self.registry)
-        with closing(needed_events(job, "evaluating the base policy", display.log)) as events:
+        with closing(needed_events(self.launcher, job, "evaluating the base policy", display.log)) as events:
             for event in events:
-                if event["event"] == "environment":
-                    self.record["environment"], self.record["parameters"] = event["environment"], event["parameters"]
-                    self._write()
-                    self._require_room()
-                elif event["event"] == "eval":
-                    tracker.log_eval(None, event["task"], 0, event["metrics"])
-                    display.log(f"base policy on {event['task']}: {event['metrics']['accuracy']:.1%}")
+                match event:
+                    case Environment(environment=environment, parameters=parameters):
+                        self.record |= {"environment": environment, "parameters": parameters}
+                        self._write()
+                        self._require_room()
+                    case Evaluated(task=task, metrics=metrics):
+                        tracker.log_eval(None, task, 0, metrics)
+                        display.log(f"base policy on {task}: {metrics['accuracy']:.1%}")
         tracker.log_folder(None, self.folder, [f"{BASE}/evals/*.json"])
 
     def _require_room(self) -> None:
@@ -210,90 +211,53 @@ class Benchmark:
         """Give each arm the largest micro-batch that fits the cap, as measured; no budget is charged for it."""
         found: dict[str, dict[str, Any]] = self.record.get("fit") or {}
         for arm in (arm for arm in self.bench.arms if arm not in found):
-            found[arm] = fit(self.bench, arm, self.registry, self.folder, display.log)
+            found[arm] = fit(self.launcher, self.bench, arm, self.registry, self.folder, display.log)
         # An arm with no room for a sequence shows as much when it runs.
         self.bench = self.bench.fitted({arm: each["tokens"] or each["smallest"] for arm, each in found.items()})
         self.audit = matching.audit(self.bench)
         self.record |= {"fit": found, "arms": self._arms()}
         self._write()
 
-    def _one_run(self, row: RunRow, tracker: Tracker, display: Display) -> None:
-        spec = self.bench.run_spec(row.arm)
-        run = tracker.start_run(row.arm, row.seed, matching.flatten(spec))
-        row.status, started = "running", time.monotonic()
-        status: Status = "KILLED"
-        accuracy = ""
-        events = child_events(Job("train", spec, row.seed, self.folder / row.folder, self.registry))
+    def _one_run(self, number: int, tracker: Tracker, display: Display) -> None:
+        row = replace(self.rows[number], status="running")
+        spec, folder = self.bench.run_spec(row.arm), self.folder / row.folder
+        tracked = TrackedRun(tracker, row.arm, row.seed, matching.flatten(spec), folder)
+        sinks: tuple[Sink, ...] = (GatheredEvidence(row.arm, row.seed, self.evidence), tracked, display)
+        self.rows[number], started = row, time.monotonic()
+        display.start_run(number + 1, row.arm, row.seed)
+        events = self.launcher.run(Job("train", spec, row.seed, folder, self.registry))
         try:
             for event in events:
-                if isinstance(event, Ended):
-                    row.status, row.reason, row.out_of_memory_in = event.status, event.reason, event.where
-                    row.try_again = event.exit_code == InfrastructureError.exit_code and not event.hung
-                    status = "FINISHED" if event.status == "finished" else "FAILED"
-                elif event["event"] == "evidence":
-                    self.evidence[row.arm, row.seed] = event["evidence"]
-                elif event["event"] == "conditions":
-                    row.conditions[event["when"]] = event["conditions"]
-                elif event["event"] == "resumed":
-                    self.evidence[row.arm, row.seed] = event["evidence"]
-                    row.resumed.append(event["step"])
-                    self._replay(row, run, tracker)
-                    display.log(f"{row.arm} seed {row.seed}: goes on after step {event['step']}")
-                elif event["event"] == "warning":
-                    display.log(f"{row.arm} seed {row.seed}: {event['line']}")
-                elif event["event"] == "hung":
-                    # What follows repeats what came since the last checkpoint: a history of its own, each step once.
-                    row.hung.append(event["line"])
-                    display.log(f"{row.arm} seed {row.seed}: {event['line']}")
-                    tracker.end_run(run, status)
-                    run = tracker.start_run(row.arm, row.seed, matching.flatten(spec))
-                elif event["event"] == "step":
-                    self._note_step(row, event["record"])
-                    tracker.log_step(run, row.steps, {k: v for k, v in event["record"].items() if k != "step"})
-                    display.step(event["record"], event["fraction"])
-                elif event["event"] == "evaluating":
-                    display.evaluating(event["label"])
-                elif event["event"] == "eval":
-                    tracker.log_eval(run, event["task"], event["step"], event["metrics"])
-                    if event["task"] == self.bench.eval.tasks[0]:
-                        accuracy = f", {event['metrics']['accuracy']:.1%} on {event['task']}"
+                row = after(row, event)
+                for sink in sinks:
+                    sink.on(event)
         finally:
             events.close()
-            row.seconds += time.monotonic() - started
-            tracker.log_folder(run, self.folder / row.folder, TRACKED)
-            tracker.end_run(run, status)
+            self.rows[number] = row = replace(row, seconds=row.seconds + time.monotonic() - started)
+            tracked.end()
             self._write()
         self._forget_checkpoints(row)
         reason = f" ({row.reason})" if row.reason else ""
-        display.end_run(row.status, f"{reason} after {row.steps} steps, {clock(row.seconds)}{accuracy}")
+        display.end_run(row.status, f"{reason} after {row.steps} steps, {clock(row.seconds)}")
 
     def _keep(self, row: RunRow, tracker: Tracker, display: Display) -> None:
         """A run that came to its end before. MLflow gets it again where it had not heard of that end."""
         display.log(f"{row.arm} seed {row.seed}: {row.status.replace('_', ' ')} before, kept")
+        folder = self.folder / row.folder
         if not tracker.ended_before(row.folder):
-            run = tracker.start_run(row.arm, row.seed, matching.flatten(self.bench.run_spec(row.arm)))
-            self._replay(row, run, tracker)
-            tracker.log_folder(run, self.folder / row.folder, TRACKED)
-            tracker.end_run(run, "FINISHED" if row.status == "finished" else "FAILED")
+            tracked = TrackedRun(tracker, row.arm, row.seed, matching.flatten(self.bench.run_spec(row.arm)), folder)
+            tracked.replay()
+            tracked.status = ended_as(row.status)
+            tracked.end()
         else:
             # Files follow records, and its process may have ended between the two.
-            tracker.log_folder(row.folder, self.folder / row.folder, TRACKED)
+            tracker.log_folder(row.folder, folder, TRACKED)
         self._forget_checkpoints(row)
 
     def _forget_checkpoints(self, row: RunRow) -> None:
         """Once it is written down that a run finished, it need not be able to go on."""
         if row.status == "finished":
             shutil.rmtree(self.folder / row.folder / "checkpoints", ignore_errors=True)
-
-    def _replay(self, row: RunRow, run: str, tracker: Tracker) -> None:
-        """What a run recorded before, for its new child in MLflow: a history with each step once."""
-        folder = self.folder / row.folder
-        for record in read_lines(folder / "steps.jsonl"):
-            self._note_step(row, record)
-            tracker.log_step(run, row.steps, {k: v for k, v in record.items() if k != "step"})
-        for path in sorted((folder / "evals").glob("*.json")):
-            evaluation = read_json(path)
-            tracker.log_eval(run, evaluation["task"], evaluation["step"], evaluation["metrics"])
 
     def _kept_base(self) -> list[dict[str, Any]]:
         """The base policy's evaluations, where they were all made before the benchmark was ended."""
@@ -307,17 +271,11 @@ class Benchmark:
         if changed:
             display.log(f"since this benchmark was begun: {', '.join(changed)}")
 
-    @staticmethod
-    def _note_step(row: RunRow, record: Mapping[str, Any]) -> None:
-        row.steps = record["step"]
-        row.spent = {k.removeprefix("budget/"): v for k, v in record.items() if k.startswith("budget/")}
-
     def _conclude(self, tracker: Tracker, status: str, report: Callable[[Path], Report]) -> Report:
         self.record["status"], self.record["finished"] = status, stamp()
         # Runs that were only told again may still be on their way.
         tracker.wait_for_ids(ID_PATIENCE_S)
-        for row in self.rows:
-            row.mlflow_run_id = tracker.run_id(row.folder) if row.steps else None
+        self.rows = [replace(row, mlflow_run_id=tracker.run_id(row.folder) if row.steps else None) for row in self.rows]
         try:
             self._write()
             return report(self.folder)
@@ -325,3 +283,10 @@ class Benchmark:
             tracker.log_folder(None, self.folder, REPORTED)
             tracker.end_benchmark(MLFLOW_STATUS.get(status, "FAILED"))
             tracker.close()
+
+
+def interrupted(row: RunRow) -> RunRow:
+    """A run's record once the benchmark has been ended from outside."""
+    if row.status not in ("running", "not started"):
+        return row
+    return replace(row, status="interrupted", reason=row.reason or "the benchmark was interrupted")

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.tables import BenchSpec
-from harness.launch.local import needed_events
+from harness.launch.launcher import Launcher, needed_events
 from harness.plan.micro_batch_search import bounds, largest_that_fits
 from harness.registry import Registry
+from harness.run.events import Peak
 from harness.run.job import Job
 
 # Micro-batches are fitted to this share of the cap: over many steps an allocator comes to hold more than in the first.
 FITTED_SHARE = 0.92
 
 
-def fit(bench: BenchSpec, arm: str, registry: Registry, folder: Path, log: Callable[[str], None]) -> dict[str, Any]:
+def fit(
+    launcher: Launcher, bench: BenchSpec, arm: str, registry: Registry, folder: Path, log: Callable[[str], None]
+) -> dict[str, Any]:
     """The most tokens that fit the benchmark's cap, None where not even one sequence does; and every size tried.
 
     folder: the benchmark's. Raises a UserError where a try ends for another reason than memory.
@@ -29,7 +32,7 @@ def fit(bench: BenchSpec, arm: str, registry: Registry, folder: Path, log: Calla
     def peak(tokens: int) -> int | None:
         spec = bench.run_spec(arm).with_micro_batch(tokens).with_memory_share(FITTED_SHARE)
         job = Job("fit", spec, bench.seeds[0], folder / f"{arm}-fit" / str(tokens), registry)
-        size = peak_of(job, f"arms.{arm}: trying micro-batches of {tokens} tokens", log)
+        size = peak_of(launcher, job, f"arms.{arm}: trying micro-batches of {tokens} tokens", log)
         log(f"{arm}: micro-batches of {tokens:,} tokens: {f'{size / 2**30:.2f} GiB' if size else 'no room'}")
         return size
 
@@ -42,8 +45,8 @@ def fit(bench: BenchSpec, arm: str, registry: Registry, folder: Path, log: Calla
     }  # fmt: skip
 
 
-def peak_of(job: Job, what: str, log: Callable[[str], None]) -> int | None:
+def peak_of(launcher: Launcher, job: Job, what: str, log: Callable[[str], None]) -> int | None:
     """The peak memory of an arm's steps with micro-batches of a size, or None where it does not fit."""
-    with closing(needed_events(job, what, log, accepted=("finished", "out_of_memory"))) as events:
-        peaks = [event["bytes"] for event in events if event["event"] == "peak"]
+    with closing(needed_events(launcher, job, what, log, accepted=("finished", "out_of_memory"))) as events:
+        peaks = [event.bytes for event in events if isinstance(event, Peak)]
     return peaks[-1] if peaks else None

@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from harness.run.events import Evaluated, Evaluating, Event, Hung, Resumed, Stepped, Warned
 from reports.record.errors import printable
 from reports.text import clock
 
@@ -81,13 +82,14 @@ class Display:
     What a line quotes of a server or a file cannot command the terminal: it is written as escapes.
     """
 
-    def __init__(self, title: str, arms: list[str], console: Console | None = None) -> None:
+    def __init__(self, title: str, arms: list[str], console: Console | None = None, *, primary: str = "") -> None:
+        """primary: the task whose accuracy is told with a run's end."""
         self.console = console or Console(stderr=True)
-        self.title, self.total = title, len(arms)
+        self.title, self.total, self.primary = title, len(arms), primary
         self.remaining = Remaining(list(arms))
         self.number, self.seed = 0, 0
         self.arm: str | None = None
-        self.state = "starting"
+        self.state, self.accuracy = "starting", ""
         self.record: Mapping[str, Any] = {}
         self.fraction = 0.0
         self._last_line = 0.0
@@ -112,9 +114,23 @@ class Display:
 
     def start_run(self, number: int, arm: str, seed: int) -> None:
         self.number, self.arm, self.seed = number, arm, seed
-        self.record, self.fraction, self.state = {}, 0.0, "loading"
+        self.record, self.fraction, self.state, self.accuracy = {}, 0.0, "loading", ""
         self.remaining.start(time.monotonic())
         self._last_line = time.monotonic()
+
+    def on(self, event: Event) -> None:
+        """Show an event of the run that was started last."""
+        match event:
+            case Stepped(record=record, fraction=fraction):
+                self.step(record, fraction)
+            case Evaluating(label=label):
+                self.evaluating(label)
+            case Evaluated(task=self.primary, metrics=metrics):
+                self.accuracy = f", {metrics['accuracy']:.1%} on {self.primary}"
+            case Resumed(step=step):
+                self.log(f"{self.arm} seed {self.seed}: goes on after step {step}")
+            case Warned(line=line) | Hung(line=line):
+                self.log(f"{self.arm} seed {self.seed}: {line}")
 
     def step(self, record: Mapping[str, Any], fraction: float) -> None:
         now = time.monotonic()
@@ -130,7 +146,7 @@ class Display:
     def end_run(self, status: str, detail: str) -> None:
         assert self.arm is not None
         self.remaining.finish(self.arm, time.monotonic(), whole=status == "finished")
-        self.log(f"run {self.number}/{self.total}  {self.arm} seed {self.seed}: {status}{detail}")
+        self.log(f"run {self.number}/{self.total}  {self.arm} seed {self.seed}: {status}{detail}{self.accuracy}")
         self.arm = None
 
     def _left(self) -> str:

@@ -10,22 +10,21 @@ import math
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from harness.launch.signals import ENDING, WHERE
 from harness.launch.worker import main as worker_main
+from harness.run.events import Alive, Ended, Evaluating, Event, Hung, Stepped
 from harness.run.job import Job
-from reports.record.errors import FAULTS, InfrastructureError, UserError
+from reports.record.errors import InfrastructureError, UserError
 from reports.text import clock
 
 # Imported once in the server that children are forked from, so that a run does not pay seconds for imports.
@@ -45,47 +44,20 @@ class Interrupted(Exception):
     """Ctrl-C or SIGTERM."""
 
 
-@dataclass(frozen=True)
-class Ended:
-    status: str
-    reason: str | None
-    exit_code: int
-    where: dict[str, str] | None = None
-    hung: bool = False
+class LocalLauncher:
+    """Runs each job in a child process of this one (`harness.launch.launcher.Launcher`)."""
 
-
-def child_events(job: Job) -> Generator[dict[str, Any] | Ended, None, None]:
-    """The events of a child process, then how it ended. Closing the generator early ends the child.
-
-    Between the events of a child that hung and those of the one that takes its place there is the event "hung".
-    """
-    ended = yield from one_child(job)
-    if ended.hung:
-        yield {"event": "hung", "line": f"{ended.reason}; it is started again"}
+    def run(self, job: Job) -> Generator[Event, None, None]:
+        """A child that hangs is started again once: Hung stands between the events of the two."""
         ended = yield from one_child(job)
-    yield ended
+        if ended.hung:
+            yield Hung(f"{ended.reason}; it is started again")
+            ended = yield from one_child(job)
+        yield ended
 
 
-def needed_events(
-    job: Job, what: str, log: Callable[[str], None], *, accepted: Collection[str] = ("finished",)
-) -> Generator[dict[str, Any], None, None]:
-    """The events of a child whose work all runs depend on, but for what it says of itself, which is logged.
-
-    what: the work, for people. accepted: how the child may end. Raises a UserError, of the kind that the child's exit
-    code tells, where it ends otherwise.
-    """
-    with closing(child_events(job)) as events:
-        for event in events:
-            if isinstance(event, Ended):
-                if event.status not in accepted:
-                    raise FAULTS[event.exit_code](f"{what}: {event.reason}")
-            elif event["event"] in ("hung", "warning"):
-                log(f"{what}: {event['line']}")
-            else:
-                yield event
-
-
-def one_child(job: Job) -> Generator[dict[str, Any], None, Ended]:
+def one_child(job: Job) -> Generator[Event, None, Ended]:
+    """The events of one child but for the signs of life; returns how it ended."""
     silence_s = longest_silence()
     context = forking()
     receiver, sender = context.Pipe(duplex=False)
@@ -97,9 +69,9 @@ def one_child(job: Job) -> Generator[dict[str, Any], None, Ended]:
     doing = "while loading"
     try:
         while (event := receive(receiver, silence_s)) is not None:
-            if event["event"] == "end":
-                ended = Ended(event["status"], event["reason"], event["exit_code"], event["where"])
-            elif event["event"] != "alive":
+            if isinstance(event, Ended):
+                ended = event
+            elif not isinstance(event, Alive):
                 doing = doing_after(event) or doing
                 yield event
         process.join(EXIT_PATIENCE_S)
@@ -145,7 +117,7 @@ def longest_silence() -> float:
     return seconds
 
 
-def receive(connection: Connection, silence_s: float) -> dict[str, Any] | None:
+def receive(connection: Connection, silence_s: float) -> Event | None:
     """The next event, or None when the child's end is closed. Raises TimeoutError where nothing comes for long.
 
     The wait has several parts, because a person who stops this process (Ctrl-Z) stops its child too: the part in which
@@ -154,17 +126,19 @@ def receive(connection: Connection, silence_s: float) -> dict[str, Any] | None:
     if not any(connection.poll(silence_s / BEATS) for _ in range(BEATS)):
         raise TimeoutError
     try:
-        return connection.recv()
+        event: Event = connection.recv()
     except EOFError:
         return None
+    return event
 
 
-def doing_after(event: Mapping[str, Any]) -> str | None:
+def doing_after(event: Event) -> str | None:
     """What a child does once it has sent an event, where the event tells."""
-    if event["event"] == "step":
-        return f"after step {event['record']['step']}"
-    if event["event"] == "evaluating":
-        return f"in the evaluation {event['label']!r}"
+    match event:
+        case Stepped(record=record):
+            return f"after step {record['step']}"
+        case Evaluating(label=label):
+            return f"in the evaluation {label!r}"
     return None
 
 

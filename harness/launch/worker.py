@@ -13,12 +13,11 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from harness.config.tables import RunSpec
 from harness.launch.heartbeat import Heartbeat
@@ -26,47 +25,43 @@ from harness.launch.signals import ENDING, WHERE
 from harness.model.loading import cache_folder, device
 from harness.run.assemble import assemble
 from harness.run.disk import is_full
+from harness.run.events import Alive, Conditions, Emit, Ended, Environment, Event, Peak, Warned
 from harness.run.interrupt import Stopped
 from harness.run.job import Job
 from reports.record.errors import InfrastructureError, UserError, printable
 from reports.record.folder import locked
 from suites.task import DataError
 
-Emit = Callable[[dict[str, Any]], None]
-
 
 def main(job: Job, connection: Connection, beat_s: float) -> None:
-    """Entry point of the child. The last event is `end` with a status; none means the process died.
+    """Entry point of the child. The last event is Ended; none means the process died.
 
-    beat_s: seconds between the signs of life, the event `alive`.
+    beat_s: seconds between the signs of life.
     """
     # The parent decides what a Ctrl-C on the whole group of processes means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     sending = threading.Lock()
 
-    def emit(event: dict[str, Any]) -> None:
+    def emit(event: Event) -> None:
         with sending:
             connection.send(event)
 
-    def end(status: str, reason: str | None = None, exit_code: int = 0, where: dict[str, str] | None = None) -> None:
-        emit({"event": "end", "status": status, "reason": reason, "exit_code": exit_code, "where": where})
-
-    with Heartbeat(lambda: emit({"event": "alive"}), beat_s):
+    with Heartbeat(lambda: emit(Alive()), beat_s):
         try:
             log_into(job.folder)
             # A child whose parent was killed lives on until it next has something to say.
             with locked(job.folder, wait=True):
                 {"base": evaluate_base, "fit": fit, "train": train}[job.kind](job, emit)
-            end("finished")
+            emit(Ended("finished", None, 0))
         except Stopped:
-            end("interrupted", "stopped; it can be resumed")
+            emit(Ended("interrupted", "stopped; it can be resumed", 0))
         except (UserError, DataError) as error:
-            end("failed", printable(str(error)), error.exit_code)
+            emit(Ended("failed", printable(str(error)), error.exit_code))
         except Exception as error:
             with suppress(OSError):
                 traceback.print_exc()
-            end(*judge(error))
+            emit(ended_by(error))
     connection.close()
 
 
@@ -81,18 +76,19 @@ def log_into(folder: Path) -> None:
     faulthandler.register(WHERE)
 
 
-def judge(error: Exception) -> tuple[str, str, int, dict[str, str] | None]:
-    """What ended a run: its status, the reason in one line, the exit code, and where memory ran out if it did."""
+def ended_by(error: Exception) -> Ended:
+    """The end of the work that an exception means: its status, the reason in one line, the exit code."""
     from harness.learn.optimizer import Diverged
     from harness.measure.memory_cap import DoesNotFit
 
     if isinstance(error, Diverged):
-        return "diverged", str(error), 1, None
+        return Ended("diverged", str(error), 1)
     if isinstance(error, DoesNotFit):
-        return "out_of_memory", str(error), 1, {"phase": error.phase, "component": error.component}
+        where = {"phase": error.phase, "component": error.component}
+        return Ended("out_of_memory", str(error), 1, where)
     if is_full(error):
-        return "failed", in_one_line(error), InfrastructureError.exit_code, None
-    return "failed", in_one_line(error), 1, None
+        return Ended("failed", in_one_line(error), InfrastructureError.exit_code)
+    return Ended("failed", in_one_line(error), 1)
 
 
 def in_one_line(error: Exception) -> str:
@@ -107,18 +103,16 @@ def evaluate_base(job: Job, emit: Emit) -> None:
 
     parts = assemble(job)
     memory = cache_folder() / "completions"
-    engine = RememberingEngine(
-        parts.engine, parts.policy, memory, lambda line: emit({"event": "warning", "line": line})
-    )
+    engine = RememberingEngine(parts.engine, parts.policy, memory, lambda line: emit(Warned(line)))
     parts = replace(parts, engine=engine)
     parameters = sum(parameter.numel() for parameter in parts.policy.model.parameters())
-    emit({"event": "environment", "environment": describe(), "parameters": parameters})
+    emit(Environment(describe(), parameters))
     run_evaluation(parts, job.folder, "base", Spent(), emit)
     parts.engine.close()
 
 
 def fit(job: Job, emit: Emit) -> None:
-    """Whether steps with this micro-batch stay under the memory cap; as the event "peak", the most that they took.
+    """Whether steps with this micro-batch stay under the memory cap; as the event Peak, the most that they took.
 
     Completions are sampled to their cap, so that no step of a run needs more, and there are two steps, since the
     optimizers make their state at the end of the first. A process tries one size: what the allocator keeps of a try
@@ -135,7 +129,7 @@ def fit(job: Job, emit: Emit) -> None:
         for _ in range(2):
             run.step()
             peaks.append(run.meter.peak_bytes())
-        emit({"event": "peak", "bytes": max(peaks)})
+        emit(Peak(max(peaks)))
 
 
 def train(job: Job, emit: Emit) -> None:
@@ -146,11 +140,11 @@ def train(job: Job, emit: Emit) -> None:
 
     dtype = DTYPES[job.spec.model.dtype]
     before = conditions(device(), dtype)
-    emit({"event": "conditions", "when": "before", "conditions": before})
+    emit(Conditions("before", before))
     peak = before["gemm_flops_per_s"]
     with under_the_cap(job.spec):
         train_to_the_end(assemble(job), job.folder, emit, peak_flops=peak)
-    emit({"event": "conditions", "when": "after", "conditions": conditions(device(), dtype)})
+    emit(Conditions("after", conditions(device(), dtype)))
 
 
 @contextmanager

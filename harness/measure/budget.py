@@ -32,8 +32,12 @@ class Spent:
         }
         return replace(self, **known)
 
+    def amounts(self) -> dict[str, float]:
+        """By axis, without those that the device does not tell."""
+        return {axis: amount for axis, amount in asdict(self).items() if amount is not None}
+
     def metrics(self) -> dict[str, float]:
-        return {f"budget/{axis}": amount for axis, amount in asdict(self).items() if amount is not None}
+        return {f"budget/{axis}": amount for axis, amount in self.amounts().items()}
 
     def fraction(self, budget: Budget) -> float:
         """Share of the limit spent; above 1 by the overshoot."""

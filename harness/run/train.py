@@ -7,10 +7,8 @@ checkpoint and leaves the same journals as one that was not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 
@@ -18,13 +16,12 @@ from harness.measure.budget import Spent
 from harness.measure.memory_cap import room_for
 from harness.run.checkpoint import Progress, restore, save_policy, save_run
 from harness.run.evaluate import evaluate
+from harness.run.events import Emit, Evaluated, Evaluating, Evidence, Resumed, Stepped, Warned
 from harness.run.interrupt import Stopped, Stopping
 from harness.run.loop import Run
 from harness.run.parts import Parts
 from reports.record.errors import UserError
 from reports.record.journal import Journal, keep_steps, read_json, write_json
-
-Emit = Callable[[dict[str, Any]], None]
 
 
 def train_to_the_end(parts: Parts, folder: Path, emit: Emit, *, peak_flops: float) -> None:
@@ -35,10 +32,10 @@ def train_to_the_end(parts: Parts, folder: Path, emit: Emit, *, peak_flops: floa
     noted that the run finished may remove them.
     """
     run, spec, kept = Run(parts), parts.spec, folder / "checkpoints"
-    progress = restore(run, kept, warn=lambda line: emit({"event": "warning", "line": line}))
+    progress = restore(run, kept, warn=lambda line: emit(Warned(line)))
     forget_after(folder, run.spent.steps, evaluated=evaluations_due(run) <= progress.evaluations)
     if run.spent.steps:
-        emit({"event": "resumed", "step": run.spent.steps, "evidence": run.evidence})
+        emit(Resumed(run.spent.steps, run.spent.amounts(), run.evidence))
     with (
         Stopping() as stopping,
         Journal(folder / "steps.jsonl") as steps,
@@ -91,8 +88,8 @@ def take_step(run: Run, progress: Progress, steps: Journal, samples: Journal, em
         samples.append(sample)
     steps.append(record)
     if record["step"] == 1:
-        emit({"event": "evidence", "evidence": run.evidence})
-    emit({"event": "step", "record": record, "fraction": run.spent.fraction(spec.budget)})
+        emit(Evidence(run.evidence))
+    emit(Stepped(record, run.spent.fraction(spec.budget)))
 
 
 def save(run: Run, progress: Progress, folder: Path, emit: Emit) -> None:
@@ -101,7 +98,7 @@ def save(run: Run, progress: Progress, folder: Path, emit: Emit) -> None:
         save_run(run, progress, folder)
     except (OSError, SafetensorError, UserError) as error:
         line = str(error).splitlines()[0][:200]
-        emit({"event": "warning", "line": f"no checkpoint at step {run.spent.steps}: {line}"})
+        emit(Warned(f"no checkpoint at step {run.spent.steps}: {line}"))
 
 
 def forget_after(folder: Path, step: int, *, evaluated: bool) -> None:
@@ -118,14 +115,12 @@ def run_evaluation(parts: Parts, folder: Path, label: str, spent: Spent, emit: E
     """Evaluate, keep every question's sample in the run's folder, and send the figures on."""
     table = parts.spec.eval
     cap = table.max_completion_tokens or parts.spec.rollout.max_completion_tokens
-    emit({"event": "evaluating", "label": label})
+    emit(Evaluating(label))
     with room_for("evaluation", "temporaries"):
         results = evaluate(
             parts.policy, parts.engine, parts.task, table, label=label, step=spent.steps, spent=spent, cap=cap
         )
     for result in results:
         write_json(folder / "evals" / f"{label}-{result['task']}.json", result)
-        emit(
-            {"event": "eval", "label": label, "task": result["task"], "step": spent.steps, "metrics": result["metrics"]}
-        )
+        emit(Evaluated(label, result["task"], spent.steps, result["metrics"]))
     assert all(result["spent"] == asdict(spent) for result in results)

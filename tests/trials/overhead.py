@@ -19,6 +19,7 @@ from harness.cli import REGISTRY, SUITES
 from harness.config.file import load_bench
 from harness.run.assemble import assemble
 from harness.run.checkpoint import Progress
+from harness.run.events import Event, Stepped
 from harness.run.job import Job
 from harness.run.loop import Run
 from harness.run.train import take_step
@@ -38,9 +39,9 @@ def measured(arm: str, steps: int, folder: Path) -> tuple[float, float]:
     tracker.ready(60)
     progress = Progress(measured=True)
 
-    def emit(event: dict) -> None:
-        if event["event"] == "step":
-            tracker.log_step(child, event["record"]["step"], event["record"])
+    def emit(event: Event) -> None:
+        if isinstance(event, Stepped):
+            tracker.log_step(child, event.record["step"], event.record)
 
     full, bare = [], []
     with Journal(folder / arm / "steps.jsonl") as lines, Journal(folder / arm / "samples.jsonl") as samples:

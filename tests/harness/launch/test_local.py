@@ -14,8 +14,9 @@ from mlflow_server import wait_for
 
 from harness.launch import local
 from harness.launch.heartbeat import Heartbeat
-from harness.launch.local import Ended, child_events, longest_silence
+from harness.launch.local import LocalLauncher, longest_silence
 from harness.registry import Registry
+from harness.run.events import Ended, Hung, Peak
 from harness.run.job import Job
 from reports.record.errors import UserError
 
@@ -36,15 +37,15 @@ def events(tmp_path, monkeypatch):
         tiny.policy().save(tmp_path / "model")
         spec = tiny.spec("grpo", model={"name": str(tmp_path / "model")})
         registry = REGISTRY._replace(engines={"torch": f"odd_engines:{engine}"})
-        return list(child_events(Job("fit", spec, 0, tmp_path / "fit", registry)))
+        return list(LocalLauncher().run(Job("fit", spec, 0, tmp_path / "fit", registry)))
 
     return run
 
 
 def test_an_engine_that_hangs_is_started_again_once_and_then_has_failed(events, tmp_path):
     first, ended = events("hanging", 2)
-    assert first["event"] == "hung"
-    assert "no sign of life for 2 s" in first["line"]
+    assert isinstance(first, Hung)
+    assert "no sign of life for 2 s" in first.line
     assert (ended.status, ended.hung, ended.exit_code) == ("failed", True, 5)
     assert ended.reason.startswith("it hung while loading")
     # The log says where it stood.
@@ -55,7 +56,7 @@ def test_an_engine_that_hangs_is_started_again_once_and_then_has_failed(events, 
 @pytest.mark.slow
 def test_an_engine_that_works_for_longer_than_the_limit_does_not_hang(events):
     peak, ended = events("dawdling", 2)
-    assert peak["event"] == "peak"
+    assert isinstance(peak, Peak)
     assert ended == Ended("finished", None, 0)
 
 

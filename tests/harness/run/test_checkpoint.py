@@ -10,6 +10,7 @@ import tiny
 import torch
 
 from harness.run.checkpoint import Progress, checkpoints, restore, save_run
+from harness.run.events import Warned
 from harness.run.train import save
 from reports.record.journal import MEASURED
 
@@ -156,7 +157,7 @@ def test_a_save_that_fails_leaves_the_older_one_and_no_rest(tmp_path, size):
         run.step()
         with files_of_at_most(size):
             save(run, Progress(), tmp_path, events.append)
-    assert [event["event"] for event in events] == ["warning"]
-    assert events[0]["line"].startswith("no checkpoint at step 2: ")
-    assert "File too large" in events[0]["line"]
+    assert [type(event) for event in events] == [Warned]
+    assert events[0].line.startswith("no checkpoint at step 2: ")
+    assert "File too large" in events[0].line
     assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]

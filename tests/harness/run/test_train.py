@@ -7,6 +7,7 @@ import tiny
 
 from harness.registry import Registry
 from harness.run.assemble import assemble
+from harness.run.events import Evaluated, Resumed, Stepped
 from harness.run.job import Job
 from harness.run.train import train_to_the_end
 from reports.record.journal import MEASURED, read_lines
@@ -79,31 +80,31 @@ def train(tmp_path):
 
 
 def of(kind, events):
-    return [event for event in events if event["event"] == kind]
+    return [event for event in events if isinstance(event, kind)]
 
 
 def test_an_evaluation_that_no_checkpoint_knows_of_is_forgotten_and_made_again(train, tmp_path):
     kept = []
-    first = train(lambda event: event["event"] == "eval")
-    assert [event["step"] for event in of("eval", first)] == [2]
+    first = train(lambda event: isinstance(event, Evaluated))
+    assert [event.step for event in of(Evaluated, first)] == [2]
 
     def noted(event):
-        if event["event"] == "resumed":
+        if isinstance(event, Resumed):
             kept.extend(path.name for path in (tmp_path / "run" / "evals").iterdir())
         return False
 
     second = train(noted)
-    assert [event["step"] for event in of("resumed", second)] == [2]
+    assert [event.step for event in of(Resumed, second)] == [2]
     assert kept == []
-    assert [(event["label"], event["step"]) for event in of("eval", second)] == [("step-000002", 2), ("final", 4)]
+    assert [(event.label, event.step) for event in of(Evaluated, second)] == [("step-000002", 2), ("final", 4)]
 
 
 def test_a_run_that_trained_to_its_end_is_never_trained_again(train, tmp_path):
-    train(lambda event: event["event"] == "eval" and event["label"] == "final")
+    train(lambda event: isinstance(event, Evaluated) and event.label == "final")
     again = train()
-    assert [event["step"] for event in of("resumed", again)] == [4]
-    assert of("step", again) == []
-    assert [event["label"] for event in of("eval", again)] == ["final"]
+    assert [event.step for event in of(Resumed, again)] == [4]
+    assert of(Stepped, again) == []
+    assert [event.label for event in of(Evaluated, again)] == ["final"]
     assert [record["step"] for record in read_lines(tmp_path / "run" / "steps.jsonl")] == [1, 2, 3, 4]
     # Whoever notes that it finished removes them.
     assert list((tmp_path / "run" / "checkpoints").iterdir())
