@@ -40,7 +40,7 @@ from suites.task import DataError
 REGISTRY = Registry(
     algorithms={"ppo": "algorithms.ppo:build", "grpo": "algorithms.grpo:build"},
     tasks={"arithmetic": "suites.arithmetic:TASK", "gsm8k": "suites.gsm8k:TASK", "sums": "suites.sums:TASK"},
-    engines={"torch": "harness.engines.torch_engine:build", "vllm": "harness.engines.vllm_engine:build"},
+    engines={"torch": "harness.engines.torch_engine:TORCH", "vllm": "harness.engines.vllm_engine:VLLM"},
 )
 EXIT_OF_STATUS = {"finished": 0, "failed": 1, "interrupted": 5}
 

@@ -19,7 +19,7 @@ def audited(bench: BenchSpec, registry: Registry, source: str) -> matching.Audit
         registry.resolve("tasks", bench.suite.task, "suite.task")
         for arm in bench.arms:
             spec = bench.run_spec(arm)
-            registry.resolve("engines", spec.rollout.engine, "rollout.engine")
+            registry.resolve("engines", spec.rollout.engine, "rollout.engine").require()
             registry.algorithm(spec)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from harness.config.tables import RunSpec
 from harness.measure.flops import Shape
+from harness.model.policy import Policy
 
 
 class Request(NamedTuple):
@@ -25,11 +27,13 @@ class Sampling(NamedTuple):
 
 
 class Engine(Protocol):
-    exact: bool
-    """Log-probabilities are the trainer's own, to rounding, so they can stand for those under the old policy."""
+    @property
+    def exact(self) -> bool:
+        """Log-probabilities are the trainer's own, to rounding, so they can stand for those under the old policy."""
 
-    ran: Shape | None
-    """The forwards of the last `generate`, padding included; None where the engine does not say."""
+    @property
+    def ran(self) -> Shape | None:
+        """The forwards of the last `generate`, padding included; None where the engine does not say."""
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """One completion per request, in order."""
@@ -45,6 +49,16 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give back memory and processes."""
+
+
+class EngineKind(NamedTuple):
+    """What a configuration can name: how an engine is made, and whether one can be made here.
+
+    require: asked before anything runs. Raises UserError where something is missing.
+    """
+
+    build: Callable[[Policy, RunSpec], Engine]
+    require: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.config.tables import RunSpec
-from harness.engines.base import Completion, Request, Sampling
+from harness.engines.base import Completion, EngineKind, Request, Sampling
 from harness.engines.packed_linears import PackedLinears
 from harness.measure.flops import Shape, packed
 from harness.measure.memory_tracker import labelled
@@ -151,3 +151,6 @@ class _Batch:
 def uniforms(seed: int, count: int) -> np.ndarray:
     """`count` uniform numbers in [0, 1) that depend on the seed alone (Philox, a counter-based generator)."""
     return np.random.Generator(np.random.Philox(key=seed)).random(count)
+
+
+TORCH = EngineKind(build)

@@ -18,18 +18,13 @@ from typing import Any
 import torch
 
 from harness.config.tables import RunSpec
-from harness.engines.base import Completion, Request, Sampling
+from harness.engines.base import Completion, EngineKind, Request, Sampling
 from harness.measure.memory_tracker import untracked
 from harness.model.loading import model_folder
 from harness.model.policy import Policy
 from harness.model.rng import random_state_kept
 from harness.model.weights import DTYPES, bytes_in
 from reports.record.errors import UserError
-
-# A benchmark resolves its engine, and so imports this module, before anything runs. vLLM itself, which takes seconds
-# to import, is imported where an engine is made.
-if importlib.util.find_spec("vllm") is None:
-    raise UserError("rollout.engine = 'vllm': vLLM is not installed; install it with: make vllm")
 
 SETTINGS = {
     # One process: the trainer's weights reach the engine without a copy on the way, and no process can be left over.
@@ -44,6 +39,12 @@ CPU_SETTINGS = {
 DEFAULTS = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
 # Tokens whose keys and values are shared or not as one: on a CPU the smallest size that its kernels take well.
 CPU_BLOCK = 32
+
+
+def require() -> None:
+    """Raises UserError where vLLM is missing. It takes seconds to import, so that is left to who makes an engine."""
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError("rollout.engine = 'vllm': vLLM is not installed; install it with: make vllm")
 
 
 def build(policy: Policy, spec: RunSpec) -> VllmEngine:
@@ -199,3 +200,6 @@ def process_state_kept() -> Iterator[None]:
         os.environ.pop("LD_PRELOAD", None)
         if preload is not None:
             os.environ["LD_PRELOAD"] = preload
+
+
+VLLM = EngineKind(build, require)

@@ -135,10 +135,12 @@ def fit(job: Job, emit: Emit) -> None:
 def train(job: Job, emit: Emit) -> None:
     """Train under the memory cap, with the machine's condition told before and after. Raises DoesNotFit."""
     from harness.measure.machine_state import conditions
+    from harness.model.cpu_kernels import bound_caches
     from harness.model.weights import DTYPES
     from harness.run.train import train_to_the_end
 
     dtype = DTYPES[job.spec.model.dtype]
+    bound_caches()
     before = conditions(device(), dtype)
     emit(Conditions("before", before))
     peak = before["gemm_flops_per_s"]

@@ -61,7 +61,9 @@ def attend(
     return layout.attend(module.layer_idx, query, key, value, scaling, sliding_window)[None], None
 
 
-AttentionInterface.register(IMPLEMENTATION, attend)
+def register() -> None:
+    """Make `attend` known to transformers, whose models then take it by name."""
+    AttentionInterface.register(IMPLEMENTATION, attend)
 
 
 @contextlib.contextmanager

@@ -20,14 +20,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 # oneDNN compiles a program for every number of rows and keeps it, 0.25 MiB each; every step of real text brings new
-# ones. Both caches, its own and torch's above it, read their size when they are first used.
-for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-    os.environ.setdefault(cache, "128")
-
+# ones. These are the variables of both caches, its own and torch's above it, and how many programs each may keep.
+CACHES, CACHED = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), "128"
 # Fewer rows than this gain nothing from oneDNN, whose call costs more.
 MANY_ROWS = 256
 # What follows RMSNorm's equation to the letter; other classes scale by 1 + weight, or not at all.
 RMS_NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
+
+
+def bound_caches() -> None:
+    """Bound what oneDNN keeps in this process. To be called before its first product: the sizes are read once."""
+    for variable in CACHES:
+        os.environ.setdefault(variable, CACHED)
 
 
 def available(device: torch.device, dtype: torch.dtype) -> bool:

@@ -20,7 +20,7 @@ from algorithms.base import PolicyOutputs, RolloutBatch
 from harness.config.tables import ModelTable
 from harness.measure.memory_tracker import labelled
 from harness.model import cpu_kernels
-from harness.model.attention import IMPLEMENTATION, Layout
+from harness.model.attention import IMPLEMENTATION, Layout, register
 from harness.model.lm_head import token_logprobs
 from harness.model.loading import device, load_model
 from harness.model.packed import hidden_states, response_states, unpacked
@@ -39,6 +39,7 @@ class Policy:
         self.model, self.tokenizer = model, tokenizer
         self.temperature = temperature
         self.dtype = DTYPES[dtype]
+        register()
         model.set_attn_implementation(IMPLEMENTATION)
         if cpu_kernels.available(self.device, self.dtype):
             cpu_kernels.adopt(model)
@@ -52,6 +53,7 @@ class Policy:
     def load(
         cls, table: ModelTable, *, temperature: float, gradient_checkpointing: bool = False, cached: bool = False
     ) -> Policy:  # fmt: skip
+        cpu_kernels.bound_caches()
         model, tokenizer = load_model(table.name, cached=cached)
         if gradient_checkpointing:
             checkpoint_layers(model)

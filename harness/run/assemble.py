@@ -35,7 +35,7 @@ def _assemble(job: Job) -> Any:
         # Evaluating the base policy came first.
         cached=job.kind != "base",
     )  # fmt: skip
-    engine = registry.resolve("engines", spec.rollout.engine, "rollout.engine")(policy, spec)
+    engine = registry.resolve("engines", spec.rollout.engine, "rollout.engine").build(policy, spec)
     critic = Critic(policy, spec.critic) if job.kind != "base" and algorithm.needs_critic else None
     reference = policy.frozen_copy() if job.kind != "base" and spec.kl.placement != "none" else None
     return Parts(spec, job.seed, task, algorithm, policy, engine, critic, reference)

@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+from harness.engines.base import EngineKind
 from harness.engines.torch_engine import TorchEngine
 
 
@@ -34,11 +35,11 @@ class Crashing(TorchEngine):
         faulthandler._sigsegv()
 
 
-def hanging(policy, spec):
+def build_hanging(policy, spec):
     return Hanging(policy, batch_size=64)
 
 
-def hanging_at(policy, spec):
+def build_hanging_at(policy, spec):
     """Hangs at those of its starts whose numbers are in the file "hangs" beside the model's folder."""
     folder = Path(spec.model.name).parent
     with (folder / "starts").open("a+") as starts:
@@ -48,9 +49,15 @@ def hanging_at(policy, spec):
     return (Hanging if hangs else TorchEngine)(policy, batch_size=64)
 
 
-def dawdling(policy, spec):
+def build_dawdling(policy, spec):
     return Dawdling(policy, batch_size=64)
 
 
-def crashing(policy, spec):
+def build_crashing(policy, spec):
     return Crashing(policy, batch_size=64)
+
+
+hanging = EngineKind(build_hanging)
+hanging_at = EngineKind(build_hanging_at)
+dawdling = EngineKind(build_dawdling)
+crashing = EngineKind(build_crashing)

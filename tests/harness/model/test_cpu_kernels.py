@@ -111,7 +111,7 @@ def test_ever_new_numbers_of_rows_do_not_fill_the_memory():
     # What was freed and not yet given back comes and goes by tens of MiB; it is no memory that is held.
     script = (
         "import ctypes\nimport torch\nfrom harness.model import cpu_kernels\n"
-        "from harness.measure.memory_peak import status_bytes\n"
+        "from harness.measure.memory_peak import status_bytes\ncpu_kernels.bound_caches()\n"
         "def held():\n    ctypes.CDLL(None).malloc_trim(0)\n    return status_bytes('VmRSS')\n"
         "weights = [torch.randn(192, 64) for _ in range(3)]\n"
         "for rows in range(300, 1100):\n"

@@ -225,7 +225,7 @@ def test_the_place_of_kl_makes_a_difference(learner):
 REGISTRY = Registry(
     {"ppo": "algorithms.ppo:build", "grpo": "algorithms.grpo:build"},
     {"tiny": "tiny:TASK"},
-    {"torch": "harness.engines.torch_engine:build"},
+    {"torch": "harness.engines.torch_engine:TORCH"},
 )
 
 

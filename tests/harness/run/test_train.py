@@ -15,7 +15,7 @@ from reports.record.journal import MEASURED, read_lines
 REGISTRY = Registry(
     algorithms={"ppo": "algorithms.ppo:build", "grpo": "algorithms.grpo:build"},
     tasks={"tiny": "tiny:TASK"},
-    engines={"torch": "harness.engines.torch_engine:build"},
+    engines={"torch": "harness.engines.torch_engine:TORCH"},
 )
 
 
