@@ -103,9 +103,9 @@ def evaluate_base(job: Job, emit: Emit) -> None:
 
     parts = assemble(job)
     memory = cache_folder() / "completions"
-    engine = RememberingEngine(parts.engine, parts.policy, memory, lambda line: emit(Warned(line)))
+    engine = RememberingEngine(parts.engine, parts.models.policy, memory, lambda line: emit(Warned(line)))
     parts = replace(parts, engine=engine)
-    parameters = sum(parameter.numel() for parameter in parts.policy.model.parameters())
+    parameters = sum(parameter.numel() for parameter in parts.models.policy.model.parameters())
     emit(Environment(describe(), parameters))
     run_evaluation(parts, job.folder, "base", Spent(), emit)
     parts.engine.close()

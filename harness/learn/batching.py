@@ -66,7 +66,7 @@ def micro_batches(batch: RolloutBatch, rows: Tensor, *, tokens: int) -> list[Ten
         parts[-1].append(row)
         used += cost
         seen.add(prompt)
-    return [torch.tensor(part, device=rows.device) for part in parts]
+    return [torch.tensor(part, device=rows.device) for part in parts if part]
 
 
 def minibatches(batch: RolloutBatch, count: int, *, key: Sequence[object]) -> list[Tensor]:

@@ -37,7 +37,7 @@ class StepLog:
             self.means[name] = self.means.get(name, Mean(0, 0)) + mean
 
 
-class Trainee:
+class Optimized:
     """A set of weights with its optimizer. The learning rate rises linearly over the first `warmup_steps` updates.
 
     frozen: a step ends where weights would move, and they do not.

@@ -26,14 +26,14 @@ from harness.config.tables import RunSpec
 from harness.engines.base import Completion
 from harness.engines.torch_engine import TorchEngine
 from harness.learn.batching import collate, micro_batches
-from harness.learn.learner import Learner, Models
+from harness.learn.learner import Learner
 from harness.learn.optimizer import StepLog
 from harness.learn.rollout import Rollout
 from harness.measure.flops import Work
 from harness.measure.memory_tracker import MemoryTracker
 from harness.measure.meter import Meter
-from harness.model.critic import Critic
 from harness.model.policy import Policy
+from harness.model.run_models import RunModels
 from harness.model.weights import DTYPES, bytes_in, checkpoint_layers
 from suites.task import Prompt, Reward
 
@@ -107,7 +107,7 @@ def forecast(
                 engine.asleep = False
     finally:
         meter.close()
-    whole, shown = (learner.updater.cost.forward(Work.of(rows).asked) for rows in (batch, part))
+    whole, shown = (learner.cost.forward(Work.of(rows).asked) for rows in (batch, part))
     scale = whole / shown
     flops = {"rollout": whole, **{phase: count * scale for phase, count in meter.flops.items()}}
     return Forecast(spec.arm, tracker.peaks, flops, sum(p.numel() for p in policy.model.parameters()))
@@ -135,16 +135,14 @@ class Engine:
             TorchEngine(self.policy, batch_size=rollout.engine_batch).rehearse(ordered, rollout.max_completion_tokens)
 
 
-def fake_models(spec: RunSpec, algorithm: Algorithm, config: Any, tokenizer: Any) -> Models:
+def fake_models(spec: RunSpec, algorithm: Algorithm, config: Any, tokenizer: Any) -> RunModels:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     if spec.update.gradient_checkpointing:
         checkpoint_layers(model)
     wordless = SimpleNamespace(eos_token_id=0, pad_token_id=0)
     policy = Policy(model, tokenizer or wordless, dtype=spec.model.dtype, temperature=spec.rollout.temperature)
     with warnings.catch_warnings(action="ignore"):  # a copy asks where contents lie that are not there
-        critic = Critic(policy, spec.critic) if algorithm.needs_critic else None
-        reference = policy.frozen_copy() if spec.kl.placement != "none" else None
-    return Models(policy, critic, reference)
+        return RunModels.of(policy, spec, needs_critic=algorithm.needs_critic)
 
 
 def made_up_batch(policy: Policy, prompt_ids: Sequence[tuple[int, ...]], spec: RunSpec) -> RolloutBatch:

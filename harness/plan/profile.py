@@ -34,10 +34,10 @@ def profile(job: Job, steps: int) -> dict[str, Any]:
     spec = job.spec.model_copy(update={"critic": job.spec.critic.model_copy(update={"warmup_steps": 0})})
     run = Run(assemble(job._replace(spec=spec)))
     try:
-        before = gemm_peak(run.parts.policy.device, spec)
+        before = gemm_peak(run.parts.models.policy.device, spec)
         measured = [measured_step(run) for _ in range(WARM_UP_STEPS + steps)][WARM_UP_STEPS:]
         memory = run.tracked_step().by_phase()
-        peak = max(before, gemm_peak(run.parts.policy.device, spec))
+        peak = max(before, gemm_peak(run.parts.models.policy.device, spec))
     finally:
         run.meter.close()
         run.parts.engine.close()

@@ -22,8 +22,8 @@ def assemble(job: Job) -> Any:
 def _assemble(job: Job) -> Any:
     import torch
 
-    from harness.model.critic import Critic
     from harness.model.policy import Policy
+    from harness.model.run_models import RunModels
     from harness.run.parts import Parts
 
     spec, registry = job.spec, job.registry
@@ -36,6 +36,6 @@ def _assemble(job: Job) -> Any:
         cached=job.kind != "base",
     )  # fmt: skip
     engine = registry.resolve("engines", spec.rollout.engine, "rollout.engine").build(policy, spec)
-    critic = Critic(policy, spec.critic) if job.kind != "base" and algorithm.needs_critic else None
-    reference = policy.frozen_copy() if job.kind != "base" and spec.kl.placement != "none" else None
-    return Parts(spec, job.seed, task, algorithm, policy, engine, critic, reference)
+    trains = job.kind != "base"
+    models = RunModels.of(policy, spec, needs_critic=algorithm.needs_critic) if trains else RunModels(policy)
+    return Parts(spec, job.seed, task, algorithm, models, engine)

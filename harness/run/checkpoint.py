@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harness.learn.optimizer import Trainee
+from harness.learn.optimizer import Optimized
 from harness.measure.budget import Spent
 from harness.model.loading import file_sha256
 from harness.model.policy import Policy
@@ -63,7 +63,7 @@ def save_run(run: Run, progress: Progress, folder: Path) -> Path:
         files = {file.name: file_sha256(file) for file in sorted(temporary.iterdir())}
         state = {
             "schema_version": SCHEMA_VERSION, "spent": asdict(run.spent), "evidence": run.evidence,
-            "progress": asdict(progress), "updates": [trainee.steps for trainee in run.learner.updater.trainees],
+            "progress": asdict(progress), "updates": [weights.steps for weights in run.learner.trainer.optimized],
             "files": files,
         }  # fmt: skip
         write_json(temporary / STATE, state)
@@ -107,28 +107,28 @@ def verified(path: Path) -> Mapping[str, Any]:
 
 def _tensors(run: Run) -> dict[str, Mapping[str, Tensor]]:
     """File name → what goes into it. The reference is not in here: it is what the run began with."""
-    critic = run.parts.critic
+    critic = run.parts.models.critic
     found: dict[str, Mapping[str, Tensor]] = {"policy.safetensors": _policy(run)}
     if critic is not None:
         found["critic.safetensors"] = _numbered(critic.parameters)
-    for trainee in run.learner.updater.trainees:
-        found[f"{trainee.name}-optimizer.safetensors"] = _optimizer(trainee)
+    for weights in run.learner.trainer.optimized:
+        found[f"{weights.name}-optimizer.safetensors"] = _optimizer(weights)
     return found
 
 
 def _policy(run: Run) -> dict[str, Tensor]:
-    return dict(run.parts.policy.model.named_parameters())
+    return dict(run.parts.models.policy.model.named_parameters())
 
 
 def _numbered(tensors: list[torch.nn.Parameter]) -> dict[str, Tensor]:
     return {f"{index:05d}": tensor for index, tensor in enumerate(tensors)}
 
 
-def _optimizer(trainee: Trainee) -> dict[str, Tensor]:
-    state = trainee.optimizer.state
+def _optimizer(weights: Optimized) -> dict[str, Tensor]:
+    state = weights.optimizer.state
     return {
         f"{index:05d}.{name}": value
-        for index, parameter in enumerate(trainee.parameters)
+        for index, parameter in enumerate(weights.parameters)
         for name, value in state.get(parameter, {}).items()
     }
 
@@ -137,28 +137,28 @@ def _optimizer(trainee: Trainee) -> dict[str, Tensor]:
 def _fill(run: Run, loaded: Mapping[str, Mapping[str, Tensor]], updates: list[int]) -> None:
     """Weights and optimizers from files. Raises before anything is touched where a name or a shape does not fit."""
     targets: dict[str, Mapping[str, Tensor]] = {"policy.safetensors": _policy(run)}
-    if run.parts.critic is not None:
-        targets["critic.safetensors"] = _numbered(run.parts.critic.parameters)
+    if run.parts.models.critic is not None:
+        targets["critic.safetensors"] = _numbered(run.parts.models.critic.parameters)
     for name, tensors in targets.items():
         shapes, expected = ({k: v.shape for k, v in side.items()} for side in (loaded[name], tensors))
         if shapes != expected:
             raise ValueError(f"{name} holds other tensors than the model")
-    trainees = run.learner.updater.trainees
+    optimized = run.learner.trainer.optimized
     states = []
-    for trainee, steps in zip(trainees, updates, strict=True):
+    for weights, steps in zip(optimized, updates, strict=True):
         state: dict[Any, dict[str, Tensor]] = {}
-        for key, value in loaded[f"{trainee.name}-optimizer.safetensors"].items():
+        for key, value in loaded[f"{weights.name}-optimizer.safetensors"].items():
             index, _, name = key.partition(".")
-            parameter = trainee.parameters[int(index)]
+            parameter = weights.parameters[int(index)]
             state.setdefault(parameter, {})[name] = value.to(parameter.device)
         states.append((int(steps), state))
     for name, tensors in targets.items():
         for key, tensor in tensors.items():
             tensor.copy_(loaded[name][key])
-    for trainee, (steps, state) in zip(trainees, states, strict=True):
-        trainee.steps = steps
-        trainee.optimizer.state.clear()
-        trainee.optimizer.state.update(state)
+    for weights, (steps, state) in zip(optimized, states, strict=True):
+        weights.steps = steps
+        weights.optimizer.state.clear()
+        weights.optimizer.state.update(state)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 from algorithms.base import RolloutBatch
 from harness.engines.base import Request, Sampling
 from harness.learn.batching import collate
-from harness.learn.learner import Learner, Models
+from harness.learn.learner import Learner
 from harness.learn.optimizer import StepLog
 from harness.learn.rollout import Rollout
 from harness.measure.budget import Spent
@@ -34,14 +34,13 @@ class Run:
     """A training run in progress. `step` does one step and returns its record."""
 
     def __init__(self, parts: Parts) -> None:
-        spec, policy = parts.spec, parts.policy
+        spec, policy = parts.spec, parts.models.policy
         self.parts, self.spec = parts, spec
         self.meter = Meter(policy.device)
         self.spent = Spent()
         self.stream = PromptStream(parts.task.train(), (spec.suite.name, parts.seed))
         self.learner = Learner(
-            spec, parts.seed, parts.algorithm, Models(policy, parts.critic, parts.reference), self.meter,
-            engine_is_exact=parts.engine.exact,
+            spec, parts.seed, parts.algorithm, parts.models, self.meter, engine_is_exact=parts.engine.exact,
         )  # fmt: skip
         self.evidence: dict[str, str] = {"weights": policy.weights_sha256(), "prompts": self.stream.sha256()}
         self.samples: list[dict[str, Any]] = []
@@ -74,7 +73,7 @@ class Run:
         self.meter.start_step()
         rollouts = self._rollout(number)
         mask_truncated = self.spec.rollout.truncated == "mask"
-        batch = collate(self.parts.policy, rollouts, mask_truncated=mask_truncated)
+        batch = collate(self.parts.models.policy, rollouts, mask_truncated=mask_truncated)
         self.learner.learn(number, batch, log)
         with self.meter.phase("weight_sync"):
             self.parts.engine.sync()
@@ -85,7 +84,7 @@ class Run:
         rollout = spec.rollout
         prompts = self.stream.take(number, rollout.prompts_per_step)
         with self.meter.phase("rollout"):
-            ids = [parts.policy.encode(prompt, limit=rollout.max_prompt_tokens) for prompt in prompts]
+            ids = [parts.models.policy.encode(prompt, limit=rollout.max_prompt_tokens) for prompt in prompts]
             requests = []
             # A small set can put a prompt into a step twice; its samples are numbered on, so that no two are alike.
             samples = {prompt.id: itertools.count() for prompt in prompts}
@@ -98,7 +97,7 @@ class Run:
             parts.engine.release()
         generated = sum(len(completion.token_ids) for completion in completions)
         responses = [(i // rollout.completions_per_prompt, len(c.token_ids)) for i, c in enumerate(completions)]
-        cost, ran = self.learner.updater.cost, parts.engine.ran
+        cost, ran = self.learner.cost, parts.engine.ran
         useful = cost.forward(asked([len(tokens) for tokens in ids], responses))
         self.meter.count("rollout", tokens=generated, flops=useful, executed=cost.forward(ran) if ran else useful)
         rollouts = []

@@ -58,7 +58,7 @@ def train_to_the_end(parts: Parts, folder: Path, emit: Emit, *, peak_flops: floa
             save(run, progress, kept, emit)
             raise
     if spec.checkpoint.final:
-        save_policy(parts.policy, folder / "final")
+        save_policy(parts.models.policy, folder / "final")
     parts.engine.close()
 
 
@@ -118,7 +118,7 @@ def run_evaluation(parts: Parts, folder: Path, label: str, spent: Spent, emit: E
     emit(Evaluating(label))
     with room_for("evaluation", "temporaries"):
         results = evaluate(
-            parts.policy, parts.engine, parts.task, table, label=label, step=spent.steps, spent=spent, cap=cap
+            parts.models.policy, parts.engine, parts.task, table, label=label, step=spent.steps, spent=spent, cap=cap
         )
     for result in results:
         write_json(folder / "evals" / f"{label}-{result['task']}.json", result)

@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from algorithms import grpo, ppo
-from algorithms.base import RolloutBatch
+from algorithms.base import Algorithm, RolloutBatch
 from harness.config.tables import RunSpec
 from harness.engines.base import Completion, Engine
 from harness.engines.torch_engine import TorchEngine
@@ -20,6 +20,7 @@ from harness.learn.batching import collate
 from harness.learn.rollout import Rollout
 from harness.model.critic import Critic
 from harness.model.policy import Policy
+from harness.model.run_models import RunModels
 from harness.run.loop import Run
 from harness.run.parts import Parts
 from suites.task import Prompt, Reward, Task
@@ -133,15 +134,17 @@ def spec(algorithm: str = "grpo", **tables: dict[str, Any]) -> RunSpec:
 @contextlib.contextmanager
 def training(
     settings: RunSpec, *, seed: int = 0, of: Task | None = None, start: Policy | None = None,
-    engine: Engine | None = None,
+    engine: Engine | None = None, change: Callable[[Algorithm], Algorithm] = lambda algorithm: algorithm,
 ) -> Iterator[Run]:  # fmt: skip
-    """A run in progress, put together as a worker does it: nothing exists that no setting asks for."""
-    algorithm = ALGORITHMS[settings.algorithm](settings)
+    """A run in progress, put together as a worker does it: nothing exists that no setting asks for.
+
+    change: what is made of the algorithm before the run has it.
+    """
+    algorithm = change(ALGORITHMS[settings.algorithm](settings))
     actor = start or policy(temperature=settings.rollout.temperature)
     engine = engine or TorchEngine(actor, batch_size=settings.rollout.engine_batch)
-    critic = Critic(actor, settings.critic) if algorithm.needs_critic else None
-    reference = actor.frozen_copy() if settings.kl.placement != "none" else None
-    run = Run(Parts(settings, seed, of or task(), algorithm, actor, engine, critic, reference))
+    models = RunModels.of(actor, settings, needs_critic=algorithm.needs_critic)
+    run = Run(Parts(settings, seed, of or task(), algorithm, models, engine))
     try:
         yield run
     finally:

@@ -78,8 +78,8 @@ def main() -> None:
     registry = REGISTRY._replace(tasks={model: f"{__name__}:TASKS.{model}" for model in SHAPES})
     run = Run(assemble(Job("train", spec, 0, Path(), registry)))
     limit = spec.rollout.max_prompt_tokens
-    prompt_tokens = [len(run.parts.policy.encode(prompt, limit=limit)) for prompt in run.parts.task.train()]
-    peak = gemm_peak(run.parts.policy.device, spec)
+    prompt_tokens = [len(run.parts.models.policy.encode(prompt, limit=limit)) for prompt in run.parts.task.train()]
+    peak = gemm_peak(run.parts.models.policy.device, spec)
     channel.answer(prompt_tokens=prompt_tokens)
     # Its meter resets the process's own mark at every phase, so the driver cannot read the largest off it.
     peak_bytes = 0
@@ -89,7 +89,7 @@ def main() -> None:
         tokens = round(record["rollout/length_mean"] * spec.step_samples)
         channel.answer(tokens=tokens, flops=sum(run.meter.flops.values()), peak_bytes=peak_bytes)
     run.meter.close()
-    channel.answer(gemm_peak=max(peak, gemm_peak(run.parts.policy.device, spec)))
+    channel.answer(gemm_peak=max(peak, gemm_peak(run.parts.models.policy.device, spec)))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,8 @@ from harness.engines.base import Completion, Request, Sampling
 from harness.engines.torch_engine import TorchEngine
 from harness.engines.vllm_engine import VllmEngine
 from harness.learn.batching import collate
-from harness.learn.learner import policy_logprobs
+from harness.learn.policy_trainer import logprob_gap, policy_logprobs
 from harness.learn.rollout import Rollout
-from harness.learn.update import logprob_gap
 from harness.model.policy import Policy
 from reports.record.errors import UserError
 from reports.record.journal import read_json, read_lines

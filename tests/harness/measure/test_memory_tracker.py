@@ -136,7 +136,7 @@ def rehearsed(learner, **tables):
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_the_components_add_up_and_are_the_sizes_of_what_they_name(learner, update):
     run, found = rehearsed(learner, update=update, kl={"coefficient": 0.1, "placement": "loss"})
-    weights = sum(p.nbytes for p in run.parts.policy.model.parameters())
+    weights = sum(p.nbytes for p in run.parts.models.policy.model.parameters())
     for phase in {name.split("/")[1] for name in found}:
         parts = {name: found.get(f"memory/{phase}/{name}_bytes", 0) for name in COMPONENTS}
         assert sum(parts.values()) == found[f"memory/{phase}/tracked_bytes"]
@@ -149,7 +149,7 @@ def test_the_components_add_up_and_are_the_sizes_of_what_they_name(learner, upda
     assert found["memory/rollout/kv_cache_bytes"] > 0
     critic = found.get("memory/rollout/critic_bytes", 0)
     state = found.get("memory/rollout/critic_optimizer_bytes", 0)
-    head = run.parts.policy.hidden_size * 4 + 4
+    head = run.parts.models.policy.hidden_size * 4 + 4
     assert critic == {"grpo": 0, "ppo shared": head}.get(learner, critic)
     if learner == "ppo separate":
         assert weights * 0.8 < critic < weights * 1.1
@@ -171,14 +171,14 @@ def test_a_rehearsal_changes_nothing_that_is_learnt(learner):
                 k: v for k, v in expected.items() if not k.startswith(timed)
             }
             assert measured.samples == plain.samples
-        assert measured.parts.policy.weights_sha256() == plain.parts.policy.weights_sha256()
+        assert measured.parts.models.policy.weights_sha256() == plain.parts.models.policy.weights_sha256()
 
 
 def test_nothing_is_left_tracked_after_a_rehearsal():
     with tiny.training(tiny.spec("ppo")) as run:
         run.step()
         run.tracked_step()
-        parameters = list(run.parts.policy.model.parameters())
+        parameters = list(run.parts.models.policy.model.parameters())
         assert all(not p._post_accumulate_grad_hooks for p in parameters)
         assert run.meter._tracker is None
-        assert not any(trainee.frozen for trainee in run.learner.updater.trainees)
+        assert not any(weights.frozen for weights in run.learner.trainer.optimized)

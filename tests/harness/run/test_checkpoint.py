@@ -32,15 +32,15 @@ def determined(record):
 
 
 def all_tensors(run):
-    critic = run.parts.critic.parameters if run.parts.critic else []
+    critic = run.parts.models.critic.parameters if run.parts.models.critic else []
     moments = [
         state[name]
-        for trainee in run.learner.updater.trainees
-        for parameter in trainee.parameters
-        for state in [trainee.optimizer.state[parameter]]
+        for weights in run.learner.trainer.optimized
+        for parameter in weights.parameters
+        for state in [weights.optimizer.state[parameter]]
         for name in sorted(state)
     ]
-    return [*run.parts.policy.model.parameters(), *critic, *moments]
+    return [*run.parts.models.policy.model.parameters(), *critic, *moments]
 
 
 def no_warning(line):
@@ -128,9 +128,9 @@ def test_a_checkpoint_of_another_model_is_not_taken(tmp_path):
     saved(tmp_path)
     warnings = []
     with tiny.training(tiny.spec("ppo"), start=tiny.policy(head_dim=4)) as run:
-        before = run.parts.policy.weights_sha256()
+        before = run.parts.models.policy.weights_sha256()
         assert restore(run, tmp_path, warnings.append) == Progress()
-        assert run.parts.policy.weights_sha256() == before
+        assert run.parts.models.policy.weights_sha256() == before
     assert len(warnings) == 2
 
 

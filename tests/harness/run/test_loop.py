@@ -130,15 +130,17 @@ def test_the_ratio_of_a_single_update_is_exactly_one(learner):
 @pytest.mark.parametrize("tokens", [60, 10_000])
 def test_several_updates_use_stored_log_probabilities(learner, tokens):
     update = {**SEVERAL, "micro_batch_tokens": tokens, "learning_rate": 1e-2, "clip_low": 0.01, "clip_high": 0.01}
-    with tiny.training(spec(learner, update=update)) as run:
-        ratios, loss = [], run.parts.algorithm.loss
+    ratios = []
 
-        def watch(outputs, batch, credit):
+    def watched(algorithm):
+        def loss(outputs, batch, credit):
             if outputs.logprobs is not None:
                 ratios.append(float((outputs.logprobs.detach() - batch.old_logprobs).abs().max()))
-            return loss(outputs, batch, credit)
+            return algorithm.loss(outputs, batch, credit)
 
-        run.learner.updater.algorithm = run.parts.algorithm._replace(loss=watch)
+        return algorithm._replace(loss=loss)
+
+    with tiny.training(spec(learner, update=update), change=watched) as run:
         record = run.step()
     assert "time/logprobs_s" in record
     assert ratios[0] < 1e-5
@@ -157,7 +159,7 @@ def test_the_engine_samples_with_the_weights_that_are_trained(learner):
 
 def test_stale_weights_in_the_engine_show_in_the_gap():
     with tiny.training(spec("grpo", update={"learning_rate": 1e-2})) as run:
-        run.parts.engine = TorchEngine(run.parts.policy.frozen_copy(), batch_size=64)
+        run.parts.engine = TorchEngine(run.parts.models.policy.frozen_copy(), batch_size=64)
         gaps = [run.step()["rollout/engine_logprob_gap"] for _ in range(2)]
     assert gaps[0] < 1e-5
     assert gaps[1] > 1e-2
@@ -170,8 +172,8 @@ def test_stale_weights_in_the_engine_show_in_the_gap():
 @pytest.mark.parametrize("update", [{}, SEVERAL], ids=["one update", "several updates"])
 def test_critic_warm_up_is_charged_and_leaves_the_policy_to_the_bit(learner, update):
     with tiny.training(spec(learner, critic={"warmup_steps": 2}, update=update)) as run:
-        policy, before = run.parts.policy, run.parts.policy.weights_sha256()
-        head = run.parts.critic.head.weight
+        policy, before = run.parts.models.policy, run.parts.models.policy.weights_sha256()
+        head = run.parts.models.critic.head.weight
         for number in (1, 2):
             record = run.step()
             assert policy.weights_sha256() == before
@@ -195,10 +197,10 @@ def test_critic_warm_up_is_charged_and_leaves_the_policy_to_the_bit(learner, upd
 def test_kl_is_measured_against_a_reference_that_stays(learner, place):
     settings = spec(learner, kl=KL_IN[place], update={"learning_rate": 1e-2})
     with tiny.training(settings) as run:
-        start = run.parts.reference.weights_sha256()
+        start = run.parts.models.reference.weights_sha256()
         records = [run.step() for _ in range(3)]
-        assert run.parts.reference.weights_sha256() == start
-        assert run.parts.policy.weights_sha256() != start
+        assert run.parts.models.reference.weights_sha256() == start
+        assert run.parts.models.policy.weights_sha256() != start
     assert abs(records[0]["kl/reference"]) < 1e-6
     assert records[2]["kl/reference"] > 1e-4
     assert all("time/reference_s" in record for record in records)
@@ -218,7 +220,7 @@ def test_the_place_of_kl_makes_a_difference(learner):
         with tiny.training(spec(learner, kl=kl, **rates)) as run:
             for _ in range(3):
                 run.step()
-            hashes.add(run.parts.policy.weights_sha256())
+            hashes.add(run.parts.models.policy.weights_sha256())
     assert len(hashes) == 3
 
 
@@ -236,10 +238,10 @@ def test_a_worker_builds_only_what_is_asked_for(learner, kl, monkeypatch, tmp_pa
     with torch.random.fork_rng():
         parts = assemble(Job("train", spec(learner, kl=kl), 0, tmp_path, REGISTRY))
         base = assemble(Job("base", spec(learner, kl=kl), 0, tmp_path, REGISTRY))
-    assert (parts.reference is not None) == bool(kl)
-    assert (parts.critic is not None) == learner.startswith("ppo")
-    assert parts.engine.policy is parts.policy
-    assert base.critic is base.reference is None
+    assert (parts.models.reference is not None) == bool(kl)
+    assert (parts.models.critic is not None) == learner.startswith("ppo")
+    assert parts.engine.policy is parts.models.policy
+    assert base.models.critic is base.models.reference is None
 
 
 # Knobs.
@@ -279,9 +281,9 @@ def test_a_step_whose_every_completion_is_masked_moves_nothing(learner, update):
     rollout = {"truncated": "mask", "ignore_eos": True}
     tables = {"rollout": rollout, "update": update, "advantage": {"whiten": True}, "kl": KL_IN["loss"]}
     with tiny.training(spec(learner, **tables)) as run:
-        before = run.parts.policy.weights_sha256()
+        before = run.parts.models.policy.weights_sha256()
         record = run.step()
-        assert run.parts.policy.weights_sha256() == before
+        assert run.parts.models.policy.weights_sha256() == before
     assert record["rollout/truncated_fraction"] == 1
     assert record["budget/trained_tokens"] == 0
     assert record["budget/samples"] == 12
@@ -290,9 +292,9 @@ def test_a_step_whose_every_completion_is_masked_moves_nothing(learner, update):
 
 def test_groups_without_variance_give_no_policy_gradient():
     with tiny.training(spec("grpo"), of=tiny.task(constant(0.3))) as run:
-        before = run.parts.policy.weights_sha256()
+        before = run.parts.models.policy.weights_sha256()
         record = run.step()
-        assert run.parts.policy.weights_sha256() == before
+        assert run.parts.models.policy.weights_sha256() == before
     assert record["group/zero_variance_fraction"] == 1
     assert record["policy/grad_norm"] == 0
     assert record["reward/std"] == pytest.approx(0, abs=1e-7)
@@ -301,11 +303,11 @@ def test_groups_without_variance_give_no_policy_gradient():
 @each_learner
 def test_a_reward_that_is_not_finite_is_refused_before_any_weight_moves(learner):
     with tiny.training(spec(learner), of=tiny.task(constant(math.nan))) as run:
-        before = run.parts.policy.weights_sha256()
+        before = run.parts.models.policy.weights_sha256()
         with pytest.raises(Exception, match=r"the (policy|critic)'s gradient norm is nan") as caught:
             run.step()
         assert type(caught.value).__name__ == "Diverged"
-        assert run.parts.policy.weights_sha256() == before
+        assert run.parts.models.policy.weights_sha256() == before
 
 
 # Learning.
@@ -436,19 +438,21 @@ def test_every_budget_axis_adds_up():
     ],
 )
 def test_flops_are_those_of_the_forwards_and_backwards_done(learner, tables, policy_forwards, trunk_forwards):
-    with tiny.training(spec(learner, **tables)) as run:
-        batches, credit = [], run.parts.algorithm.assign_credit
+    batches = []
 
-        def watch(batch, values):
+    def watched(algorithm):
+        def assign_credit(batch, values):
             batches.append(batch)
-            return credit(batch, values)
+            return algorithm.assign_credit(batch, values)
 
-        run.learner.algorithm = run.learner.updater.algorithm = run.parts.algorithm._replace(assign_credit=watch)
+        return algorithm._replace(assign_credit=assign_credit)
+
+    with tiny.training(spec(learner, **tables), change=watched) as run:
         record = run.step()
     batch = batches[-1]
     prompts = batch.prompt_mask.sum(1).tolist()
     responses = list(zip(batch.prompt_of.tolist(), batch.mask.sum(1).int().tolist(), strict=True))
-    shape, cost = asked(prompts, responses), run.learner.updater.cost
+    shape, cost = asked(prompts, responses), run.learner.cost
     forward, trunk = cost.forward(shape), cost.forward(shape.without_logits())
     assert record["budget/flops"] == pytest.approx(policy_forwards * forward + trunk_forwards * trunk)
 

@@ -11,12 +11,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from algorithms.base import Credit, Mean
 from algorithms.losses import AGGREGATIONS, aggregate, clipped_surrogate, clipped_value_loss
 from harness.config.tables import ModelTable
-from harness.learn.optimizer import Diverged, StepLog, Trainee
-from harness.learn.update import Updater, logprob_gap
-from harness.measure.flops import Work
+from harness.learn.critic_trainer import OnePassCritic, SeparateCritic, SharedCritic
+from harness.learn.learner import Learner
+from harness.learn.optimizer import Diverged, Optimized, StepLog
+from harness.learn.policy_trainer import PolicyTrainer, logprob_gap
 from harness.measure.meter import Meter
 from harness.model.critic import Critic
 from harness.model.policy import Policy
+from harness.model.run_models import RunModels
 from harness.model.weights import checkpoint_layers
 from reports.record.errors import UserError
 
@@ -27,22 +29,28 @@ HUGE = {"max_grad_norm": 1e9}
 
 
 class Setup:
-    """An updater over a ragged batch with random credit; some sequences are left out of the loss."""
+    """A learner over a ragged batch with random credit; some sequences are left out of the loss.
 
-    def __init__(self, learner, *, update=None, critic=None, masked=True):
+    one_pass: a critic of its own that sees a rollout once learns while it makes its values, and not in `update`.
+    """
+
+    def __init__(self, learner, *, update=None, critic=None, masked=True, one_pass=False, change=lambda value: value):
         name, kind = LEARNERS[learner]
         self.spec = tiny.spec(name, update={**HUGE, **(update or {})}, critic={**HUGE, "kind": kind, **(critic or {})})
         self.policy = tiny.policy()
         self.critic = tiny.grow_head(Critic(self.policy, self.spec.critic)) if name == "ppo" else None
         self.meter = Meter(torch.device("cpu"))
-        algorithm = tiny.ALGORITHMS[name](self.spec)
-        self.updater = Updater(self.spec, 0, algorithm, self.policy, self.critic, self.meter)
+        models = RunModels(self.policy, self.critic)
+        algorithm = change(tiny.ALGORITHMS[name](self.spec))
+        self.learner = Learner(self.spec, 0, algorithm, models, self.meter, engine_is_exact=True)
+        if isinstance(self.trainer, OnePassCritic) and not one_pass:
+            self.learner.trainer = SeparateCritic(self.spec, self.trainer.policy, self.critic)
         self.batch = tiny.batch(self.policy, tiny.RAGGED, mask_truncated=masked)
         generator = torch.Generator().manual_seed(0)
         random = [torch.randn(self.batch.mask.shape, generator=generator) * self.batch.mask for _ in range(3)]
         self.credit = Credit(*random) if self.critic else Credit(random[0])
         self.log = StepLog()
-        self.work = Work.of(self.batch)
+        self.work = self.learner.cut(1, self.batch).work
 
     def __enter__(self):
         return self
@@ -50,35 +58,44 @@ class Setup:
     def __exit__(self, *_):
         self.meter.close()
 
-    def update(self, step=1, *, batch=None, credit=None, engine=None):
+    @property
+    def trainer(self):
+        return self.learner.trainer
+
+    def values(self, batch=None):
+        return self.trainer.values(self.learner.cut(1, batch or self.batch), self.log)
+
+    def update(self, number=1, *, batch=None, credit=None, engine=None):
         batch = batch or self.batch
         if engine is not None:
             batch = replace(batch, engine_logprobs=engine)
-        self.updater.update(step, batch, credit or self.credit, self.work, self.log)
+        step = self.learner.cut(number, batch)
+        for minibatch in step.updates():
+            self.trainer.update(step, minibatch, credit or self.credit, self.log)
         return self.log
 
     def forward(self, *, logits=True):
         """FLOPs of one forward over the batch, as asked for."""
         shape = self.work.asked
-        return self.updater.cost.forward(shape if logits else shape.without_logits())
+        return self.learner.cost.forward(shape if logits else shape.without_logits())
 
     def hashes(self):
         own = [p.detach().clone() for p in self.critic.parameters] if self.critic else []
         return self.policy.weights_sha256(), own
 
-    def trainees(self):
-        return [t for t in (self.updater.policy_trainee, self.updater.critic_trainee) if t is not None]
+    def optimized(self):
+        return self.trainer.optimized
 
 
 def watched(setup):
-    """Gradients as each optimizer gets them, by trainee: a list per update."""
+    """Gradients as each optimizer gets them, by whose they are: a list per update."""
     seen = defaultdict(list)
-    for trainee in setup.trainees():
+    for weights in setup.optimized():
 
-        def record(*_, trainee=trainee):
-            seen[trainee.name].append([None if p.grad is None else p.grad.clone() for p in trainee.parameters])
+        def record(*_, weights=weights):
+            seen[weights.name].append([None if p.grad is None else p.grad.clone() for p in weights.parameters])
 
-        trainee.optimizer.register_step_pre_hook(record)
+        weights.optimizer.register_step_pre_hook(record)
     return seen
 
 
@@ -111,7 +128,7 @@ def test_accumulated_gradients_equal_those_of_one_batch(learner, mode, tokens):
             objectives = {"policy": total, "critic": total}
         expected = {
             t.name: torch.autograd.grad(objectives[t.name], t.parameters, allow_unused=True, retain_graph=True)
-            for t in setup.trainees()
+            for t in setup.optimized()
         }
         seen = watched(setup)
         log = setup.update()
@@ -148,7 +165,7 @@ def test_minibatches_divide_by_their_own_count(learner):
             stored = type(batch)(**{**vars(batch), "old_logprobs": setup.policy.forward(batch).logprobs.detach()})
             seen = watched(setup)
             setup.update(batch=stored)
-            assert [len(seen[t.name]) for t in setup.trainees()] == [count] * len(setup.trainees())
+            assert [len(seen[t.name]) for t in setup.optimized()] == [count] * len(setup.optimized())
             gradients.append(seen["policy"])
     (whole,), parts = gradients
     for g, first, second in zip(whole, *parts, strict=True):
@@ -161,7 +178,7 @@ def test_every_epoch_runs_every_minibatch(learner):
         batch = setup.batch
         stored = type(batch)(**{**vars(batch), "old_logprobs": setup.policy.forward(batch).logprobs.detach()})
         log = setup.update(batch=stored)
-        assert [t.steps for t in setup.trainees()] == [6] * len(setup.trainees())
+        assert [t.steps for t in setup.optimized()] == [6] * len(setup.optimized())
         assert log.means["policy/loss"].count == 6
         assert log.means["policy/approx_kl"].value > 0
         assert "rollout/engine_logprob_gap" not in log.means
@@ -184,7 +201,7 @@ def test_warm_up_trains_the_critic_and_leaves_the_policy_to_the_bit(learner):
         assert "policy/loss" not in log.means
         assert log.means["critic/loss"].count == 2
         assert sum(setup.meter.flops.values()) > 0
-        assert not setup.updater.policy_trainee.optimizer.state
+        assert not setup.optimized()[0].optimizer.state
         assert all(p.grad is None for p in setup.policy.model.parameters())
         setup.update(3)
         assert setup.hashes()[0] != policy_before
@@ -205,7 +222,7 @@ def test_the_head_of_a_shared_critic_warms_up_on_the_value_loss_alone():
 def test_gradients_are_cleared_between_updates(learner):
     with Setup(learner) as setup:
         setup.update()
-        assert all(p.grad is None for t in setup.trainees() for p in t.parameters)
+        assert all(p.grad is None for t in setup.optimized() for p in t.parameters)
 
 
 @each_learner
@@ -271,12 +288,12 @@ def test_gradients_are_clipped_to_their_norm_and_the_log_keeps_the_norm_before()
 def test_the_learning_rate_rises_linearly_over_its_warm_up():
     spec = tiny.spec("grpo", update={"warmup_steps": 4})
     parameter = torch.nn.Parameter(torch.ones(1))
-    trainee = Trainee("policy", [parameter], spec, lr=0.8, max_grad_norm=1.0)
+    weights = Optimized("policy", [parameter], spec, lr=0.8, max_grad_norm=1.0)
     rates = []
     for _ in range(6):
         parameter.grad = torch.ones(1)
-        trainee.step(0.0, StepLog())
-        rates.append(trainee.optimizer.param_groups[0]["lr"])
+        weights.step(0.0, StepLog())
+        rates.append(weights.optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
 
 
@@ -317,10 +334,12 @@ def test_one_pass_gives_the_critics_values_and_its_update(tokens, masked):
     with Setup("ppo separate", update=update, masked=masked) as apart:
         values = apart.critic.values(apart.batch).detach()
         apart.update(credit=rewarded_like(apart.batch, values))
-    with Setup("ppo separate", update=update, masked=masked) as once:
-        assert once.updater.one_pass_critic
-        once.updater.algorithm = once.updater.algorithm._replace(assign_credit=rewarded_like)
-        found = once.updater.values_and_critic_update(once.batch, once.work, once.log)
+    with Setup(
+        "ppo separate", update=update, masked=masked, one_pass=True,
+        change=lambda algorithm: algorithm._replace(assign_credit=rewarded_like),
+    ) as once:  # fmt: skip
+        assert type(once.trainer) is OnePassCritic
+        found = once.values()
     torch.testing.assert_close(found, values, rtol=1e-5, atol=1e-5)
     for one, other in zip(once.critic.parameters, apart.critic.parameters, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
@@ -331,10 +350,10 @@ def test_one_pass_gives_the_critics_values_and_its_update(tokens, masked):
 
 
 def test_without_a_token_in_the_loss_one_pass_gives_values_and_moves_nothing():
-    with Setup("ppo separate") as setup:
+    with Setup("ppo separate", one_pass=True) as setup:
         nothing = replace(setup.batch, loss_mask=torch.zeros_like(setup.batch.loss_mask))
         before = setup.hashes()[1]
-        values = setup.updater.values_and_critic_update(nothing, setup.work, setup.log)
+        values = setup.values(nothing)
         torch.testing.assert_close(values, setup.critic.values(setup.batch).detach())
         assert all(torch.equal(one, other) for one, other in zip(before, setup.critic.parameters, strict=True))
         assert not setup.log.means
@@ -342,12 +361,15 @@ def test_without_a_token_in_the_loss_one_pass_gives_values_and_moves_nothing():
 
 
 @pytest.mark.parametrize(
-    ("learner", "update"), [("grpo", {}), ("ppo shared", {}), ("ppo separate", {"epochs": 2}),
-                            ("ppo separate", {"minibatches": 2})],
+    ("learner", "update", "kind"),
+    [
+        ("grpo", {}, PolicyTrainer), ("ppo shared", {}, SharedCritic), ("ppo separate", {"epochs": 2}, SeparateCritic),
+        ("ppo separate", {"minibatches": 2}, SeparateCritic),
+    ],
 )  # fmt: skip
-def test_the_critic_has_a_pass_for_its_values_where_more_than_one_update_wants_them(learner, update):
-    with Setup(learner, update=update) as setup:
-        assert not setup.updater.one_pass_critic
+def test_the_critic_has_a_pass_for_its_values_where_more_than_one_update_wants_them(learner, update, kind):
+    with Setup(learner, update=update, one_pass=True) as setup:
+        assert type(setup.trainer) is kind
 
 
 def one_gradient_step(learner, *, checkpointed):
