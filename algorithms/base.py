@@ -44,6 +44,7 @@ class RolloutBatch:
     old_logprobs: [B, T] under the policy that sampled, as the trainer computes them, or None where each rollout
         feeds a single update: the update's own log-probabilities are then the old ones and the ratio is exactly 1.
     ref_logprobs: [B, T] under the frozen reference, or None where nothing asks for it.
+    greedy_scores: [N] the verifier's reward of each prompt's greedy completion, or None where no algorithm asks for it.
     """
 
     prompt_ids: Tensor
@@ -56,6 +57,7 @@ class RolloutBatch:
     engine_logprobs: Tensor
     old_logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
+    greedy_scores: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -75,6 +77,7 @@ class RolloutBatch:
             "prompt_mask": self.prompt_mask[prompts, -width:],
             "prompt_of": prompt_of,
             "scores": self.scores[rows],
+            "greedy_scores": None if self.greedy_scores is None else self.greedy_scores[prompts],
         }
         for field in fields(self):
             value = getattr(self, field.name)
@@ -123,7 +126,21 @@ class LossTerms(NamedTuple):
 
 
 class Algorithm(NamedTuple):
+    """What the loop is handed.
+
+    assign_credit: a step's rollouts, and the critic's values [B, T] where there is one. Where the critic learns in the
+        pass that makes its values, it is also asked for micro-batches, each sequence's returns being its own.
+    loss: sums over a micro-batch.
+    needs_greedy: one greedy completion of each prompt, charged and not trained on; its reward is in
+        `RolloutBatch.greedy_scores`.
+    keep: which groups are trained on, a boolean for each prompt [N] of rollouts without log-probabilities but the
+        engine's. The loop samples on with further prompts, all of them charged, until the step has its number of
+        groups or `harness.run.sampling.MOST_ROUNDS` have been sampled.
+    """
+
     name: str
     needs_critic: bool
     assign_credit: Callable[[RolloutBatch, Tensor | None], Credit]
     loss: Callable[[PolicyOutputs, RolloutBatch, Credit], LossTerms]
+    needs_greedy: bool = False
+    keep: Callable[[RolloutBatch], Tensor] | None = None

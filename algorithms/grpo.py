@@ -11,16 +11,12 @@ from torch import Tensor
 from algorithms.advantages import group_relative, whiten
 from algorithms.base import Algorithm, Credit, LossTerms, PolicyOutputs, RolloutBatch
 from algorithms.objective import policy_terms, token_rewards
-from algorithms.settings import Settings
+from algorithms.settings import Options, Settings, require_group
 
 
-def build(settings: Settings) -> Algorithm:
+def build(settings: Settings, options: Options = Options()) -> Algorithm:
     """Raises ValueError for groups of one."""
-    if settings.rollout.completions_per_prompt < 2:
-        raise ValueError(
-            f"rollout.completions_per_prompt = {settings.rollout.completions_per_prompt}: "
-            "grpo needs at least 2 completions of a prompt, a group of one has no baseline"
-        )
+    require_group(settings, "grpo")
 
     def assign_credit(batch: RolloutBatch, values: Tensor | None) -> Credit:
         # With KL in the reward, a sequence's score is the sum of its token rewards.

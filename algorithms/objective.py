@@ -1,10 +1,12 @@
-"""What every algorithm here shares: token rewards and the clipped policy objective, as sums.
+"""What every algorithm here shares: token rewards and the policy's objective, as sums.
 
-An algorithm differs in how it assigns credit; the loss on the policy is one and the same, so that it cannot
-drift apart between the arms of a comparison.
+Algorithms differ in how they assign credit and in the surrogate; KL, correction and aggregation around it are one and
+the same, so that they cannot drift apart between the arms of a comparison.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,6 +14,10 @@ from torch import Tensor
 from algorithms.base import Credit, LossTerms, Mean, PolicyOutputs, RolloutBatch
 from algorithms.losses import clipped_surrogate, kl_estimate, token_weights
 from algorithms.settings import KlTable, Settings
+
+# (log-probabilities, old ones, advantages, mask, all [B, T], clip_low=, clip_high=) → (loss per token [B, T], the
+# clipped fraction), as `algorithms.losses.clipped_surrogate`.
+Surrogate = Callable[..., tuple[Tensor, Tensor]]
 
 
 def token_rewards(batch: RolloutBatch, kl: KlTable) -> Tensor:
@@ -31,14 +37,17 @@ def masked_mean(x_BT: Tensor, mask_BT: Tensor) -> Mean:
     return Mean(float(x_BT.detach().where(mask_BT.bool(), 0).sum()), float(mask_BT.sum()))
 
 
-def policy_terms(outputs: PolicyOutputs, batch: RolloutBatch, credit: Credit, settings: Settings) -> LossTerms:
-    """The clipped surrogate, plus β·KL where KL is in the loss, summed with the aggregation's weights."""
+def policy_terms(
+    outputs: PolicyOutputs, batch: RolloutBatch, credit: Credit, settings: Settings, *,
+    surrogate: Surrogate = clipped_surrogate,
+) -> LossTerms:  # fmt: skip
+    """The surrogate, plus β·KL where KL is in the loss, summed with the aggregation's weights."""
     if outputs.logprobs is None or outputs.entropy is None:
         return LossTerms(None, None, {})
     mask, update = batch.loss_mask, settings.update
     # Without stored log-probabilities this is the only update of its rollout: the policy is the one that sampled.
     old_logprobs = outputs.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-    loss_BT, clipped = clipped_surrogate(
+    loss_BT, clipped = surrogate(
         outputs.logprobs, old_logprobs, credit.advantages, mask, clip_low=update.clip_low, clip_high=update.clip_high
     )
     tokens = float(mask.sum())

@@ -12,10 +12,10 @@ from algorithms.advantages import gae, whiten
 from algorithms.base import Algorithm, Credit, LossTerms, Mean, PolicyOutputs, RolloutBatch
 from algorithms.losses import clipped_value_loss
 from algorithms.objective import policy_terms, token_rewards, weighted_sum
-from algorithms.settings import Settings
+from algorithms.settings import Options, Settings
 
 
-def build(settings: Settings) -> Algorithm:
+def build(settings: Settings, options: Options = Options()) -> Algorithm:
     critic = settings.critic
 
     def assign_credit(batch: RolloutBatch, values: Tensor | None) -> Credit:

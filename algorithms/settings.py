@@ -27,6 +27,13 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class Options(Table):
+    """An algorithm's own settings, `[arms.X.options]`; a variant that has some derives its own class.
+
+    Defaults are the vetted setting. Configurations read the class, so its module imports without torch.
+    """
+
+
 class KlTable(Table):
     coefficient: NonNegative = 0.0
     placement: Literal["none", "reward", "loss"] = "none"
@@ -102,3 +109,12 @@ class Settings(Protocol):
 
     @property
     def critic(self) -> CriticTable: ...
+
+
+def require_group(settings: Settings, algorithm: str) -> None:
+    """Raises ValueError where prompts have a single completion, and so no other to be held against."""
+    if settings.rollout.completions_per_prompt < 2:
+        raise ValueError(
+            f"rollout.completions_per_prompt = {settings.rollout.completions_per_prompt}: "
+            f"{algorithm} needs at least 2 completions of a prompt, a group of one has no baseline"
+        )

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from algorithms.catalogue import CATALOGUE
 from harness.config.file import in_full, load_bench, profiles_of
 from harness.options import (
     SUITES,
@@ -38,7 +39,7 @@ from reports.record.errors import InfrastructureError, UserError, printable
 from suites.task import DataError
 
 REGISTRY = Registry(
-    algorithms={"ppo": "algorithms.ppo:build", "grpo": "algorithms.grpo:build"},
+    algorithms={name: entry.build for name, entry in CATALOGUE.items()},
     tasks={"arithmetic": "suites.arithmetic:TASK", "gsm8k": "suites.gsm8k:TASK", "sums": "suites.sums:TASK"},
     engines={"torch": "harness.engines.torch_engine:TORCH", "vllm": "harness.engines.vllm_engine:VLLM"},
 )
@@ -116,14 +117,10 @@ def plan(
     out.print(compared(spec, found))
     audited(spec, REGISTRY, str(path))
     target = Target.of(spec, device, memory_gib, peak_tflops, has_gpu=has_gpu())
-    algorithms = {
-        arm: REGISTRY.resolve("algorithms", table.algorithm, f"arms.{arm}.algorithm")
-        for arm, table in spec.arms.items()
-    }
     task = REGISTRY.resolve("tasks", spec.suite.task, "suite.task")
     try:
         with out.status("foretelling memory: the learner runs on tensors without contents"):
-            needed, words = needs(spec, algorithms, task, target)
+            needed, words = needs(spec, REGISTRY, task, target)
     except UserError as error:
         if device or memory_gib or json_file:
             raise

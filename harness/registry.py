@@ -31,7 +31,7 @@ class Registry(NamedTuple):
         """The algorithm of an arm, built from the arm's settings. Raises UserError where it cannot be."""
         build = self.resolve("algorithms", spec.algorithm, f"arms.{spec.arm}.algorithm")
         try:
-            algorithm: Algorithm = build(spec)
+            algorithm: Algorithm = build(spec, spec.options)
         except ValueError as error:
             raise UserError(str(error)) from None
         return algorithm

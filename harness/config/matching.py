@@ -1,7 +1,7 @@
 """All else equal, checked: diff the resolved arms, judge each difference, and keep the run-time evidence.
 
-A difference between arms is *declared* when it is what the comparison is about (the algorithm, anything only a
-critic reads, the normalisation of advantages) or when the arm gives a reason for it. Any other difference is
+A difference between arms is *declared* when it is what the comparison is about (the algorithm and what belongs to it,
+which `algorithms.catalogue` says) or when the arm gives a reason for it. Any other difference is
 *undeclared* and nothing runs. What the configuration promises is then checked on what ran: the arms of a seed
 must start from the same weights, draw the same prompts and sample the same first completions, to the bit.
 """
@@ -12,15 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from algorithms.catalogue import OWNED_BY_ALL, covered, owns, title
 from harness.config.tables import ARM_TABLES, BenchSpec, RunSpec
 from reports.record.errors import UserError
 
-# Differences the comparison is about; no reason is asked for.
-OWN_OF_ALGORITHM = {
-    "algorithm": "what is compared",
-    "critic.": "read only by an algorithm with a critic",
-    "advantage.": "normalisation of advantages belongs to the algorithm",
-}
 EVIDENCE = ("weights", "prompts", "first_rollout")
 
 
@@ -69,21 +64,23 @@ def audit(bench: BenchSpec) -> Audit:
     shared: dict[str, Any] = {}
     declared: list[Difference] = []
     undeclared: list[Difference] = []
-    for key in next(iter(flat.values())):
-        values = {arm: settings[key] for arm, settings in flat.items()}
+    for key in dict.fromkeys(key for settings in flat.values() for key in settings):
+        # An option that an arm's algorithm does not have is None there.
+        values = {arm: settings.get(key) for arm, settings in flat.items()}
         if all(value == next(iter(values.values())) for value in values.values()):
             shared[key] = next(iter(values.values()))
             continue
-        why = reason_for(bench, key)
+        why = reason_for(bench, key, values)
         (undeclared if why is None else declared).append(Difference(key, values, why))
     return Audit(shared, declared, undeclared)
 
 
-def reason_for(bench: BenchSpec, key: str) -> str | None:
+def reason_for(bench: BenchSpec, key: str, values: Mapping[str, Any]) -> str | None:
     """Why arms may differ in `key`, or None where nobody said."""
-    for prefix, why in OWN_OF_ALGORITHM.items():
-        if key == prefix or (prefix.endswith(".") and key.startswith(prefix)):
-            return why
+    if pattern := covered(key, OWNED_BY_ALL):
+        return OWNED_BY_ALL[pattern]
+    if why := part_of_an_algorithm(bench, key, values):
+        return why
     table, _, name = key.partition(".")
     assert table in ARM_TABLES, f"{key} cannot differ between arms"
     setters = [arm for arm, settings in bench.arms.items() if name in settings.overrides.get(table, {})]
@@ -91,6 +88,16 @@ def reason_for(bench: BenchSpec, key: str) -> str | None:
     if not setters or not all(reasons):
         return None
     return "; ".join(f"{arm}: {reason}" for arm, reason in zip(setters, reasons, strict=True))
+
+
+def part_of_an_algorithm(bench: BenchSpec, key: str, values: Mapping[str, Any]) -> str | None:
+    """Whose part `key` is, where the arms that run other algorithms agree in it; None otherwise."""
+    algorithms = {arm: table.algorithm for arm, table in bench.arms.items()}
+    owners = list(dict.fromkeys(algorithm for algorithm in algorithms.values() if owns(algorithm, key)))
+    others = [values[arm] for arm, algorithm in algorithms.items() if algorithm not in owners]
+    if not owners or any(value != others[0] for value in others):
+        return None
+    return f"{'options' if key.startswith('options.') else 'part'} of {' and '.join(map(title, owners))}"
 
 
 def require_matched(result: Audit, source: str) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
-from algorithms.settings import AdvantageTable, CriticTable, KlTable, NonNegative, Positive, Table, none_word
+from algorithms.catalogue import options_class
+from algorithms.settings import AdvantageTable, CriticTable, KlTable, NonNegative, Options, Positive, Table, none_word
 from reports.record.errors import UserError
 from reports.record.faults import one_line
 from reports.record.names import CURRENCIES, Count, Name, Whole
@@ -143,6 +144,8 @@ class ArmTable(Table):
     kl: dict[str, Any] = {}
     advantage: dict[str, Any] = {}
     critic: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    """The algorithm's own settings (`algorithms.catalogue`)."""
 
     @property
     def overrides(self) -> dict[str, dict[str, Any]]:
@@ -164,6 +167,8 @@ class RunSpec(Table):
     budget: Budget
     eval: EvalTable
     checkpoint: CheckpointTable = CheckpointTable()
+    options: SerializeAsAny[Options] = Options()
+    """Of the algorithm's own class."""
 
     def with_micro_batch(self, tokens: int) -> RunSpec:
         """The same run in micro-batches of another size."""
@@ -235,9 +240,22 @@ class BenchSpec(Table):
         for name, override in table.overrides.items():
             shared[name] = {**shared[name], **override}
         try:
-            return RunSpec.model_validate({**shared, "arm": arm, "algorithm": table.algorithm})
+            own = {"arm": arm, "algorithm": table.algorithm, "options": self._options(arm)}
+            return RunSpec.model_validate({**shared, **own})
         except ValidationError as error:
             raise UserError(f"[arms.{arm}]: {one_line(error, accepted_keys)}") from None
+
+    def _options(self, arm: str) -> Options:
+        """What an arm says of its algorithm's own settings. Raises UserError naming the key."""
+        table = self.arms[arm]
+        accepted = options_class(table.algorithm)
+        if table.options and not accepted.model_fields:
+            raise UserError(f"[arms.{arm}.options]: {', '.join(table.options)}: {table.algorithm} has no options")
+        try:
+            return accepted.model_validate(table.options)
+        except ValidationError as error:
+            fault = one_line(error, lambda location: list(accepted.model_fields))
+            raise UserError(f"[arms.{arm}.options]: {fault}") from None
 
 
 def accepted_keys(location: Sequence[int | str]) -> list[str]:

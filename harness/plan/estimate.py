@@ -20,6 +20,7 @@ from harness.model.loading import load_config, load_tokenizer
 from harness.plan.forecast import Forecast, forecast
 from harness.plan.gpus import CONTEXT_BYTES, named
 from harness.plan.micro_batch_search import bounds, largest_that_fits
+from harness.registry import Registry
 from harness.run.prompts import PromptStream
 from reports.record.errors import UserError
 from reports.record.names import COMPONENTS, OF_THE_CRITIC, PHASES
@@ -101,14 +102,12 @@ def need(spec: RunSpec, algorithm: Any, config: Any, words: Words | None, target
     return Need(spec, found, fits, best.tokens if best else None, whole)
 
 
-def needs(
-    bench: BenchSpec, algorithms: Mapping[str, Callable[[RunSpec], Any]], task: Task, target: Target
-) -> tuple[dict[str, Need], Words | None]:
+def needs(bench: BenchSpec, registry: Registry, task: Task, target: Target) -> tuple[dict[str, Need], Words | None]:
     """By arm. Raises UserError or InfrastructureError where the model's shape is not to be had."""
     config = load_config(bench.model.name)
     words = words_of(bench.run_spec(next(iter(bench.arms))), task)
     specs = {arm: bench.run_spec(arm) for arm in bench.arms}
-    return {arm: need(spec, algorithms[arm](spec), config, words, target) for arm, spec in specs.items()}, words
+    return {arm: need(spec, registry.algorithm(spec), config, words, target) for arm, spec in specs.items()}, words
 
 
 def steps_of(spec: RunSpec) -> int | None:

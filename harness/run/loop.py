@@ -8,24 +8,19 @@ everything from the first prompt to the last weight sync; evaluation, journals a
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from algorithms.base import RolloutBatch
-from harness.engines.base import Request, Sampling
-from harness.learn.batching import collate
 from harness.learn.learner import Learner
 from harness.learn.optimizer import StepLog
 from harness.learn.rollout import Rollout
 from harness.measure.budget import Spent
-from harness.measure.flops import asked
 from harness.measure.memory_tracker import MemoryTracker
 from harness.measure.meter import Meter
 from harness.run.parts import Parts
 from harness.run.prompts import PromptStream
-from suites.task import stable_hash
+from harness.run.sampling import Sampler, StepRollouts
 
 SAMPLES_KEPT_PER_STEP = 4
 
@@ -42,19 +37,22 @@ class Run:
         self.learner = Learner(
             spec, parts.seed, parts.algorithm, parts.models, self.meter, engine_is_exact=parts.engine.exact,
         )  # fmt: skip
+        self.sampler = Sampler(parts, self.stream, self.meter, self.learner.cost)
         self.evidence: dict[str, str] = {"weights": policy.weights_sha256(), "prompts": self.stream.sha256()}
         self.samples: list[dict[str, Any]] = []
 
     def step(self) -> dict[str, Any]:
         number = self.spent.steps + 1
         log = StepLog()
-        rollouts, batch = self._phases(number, log)
+        rollouts = self._phases(number, log)
+        samples, per_prompt = rollouts.samples, self.spec.rollout.completions_per_prompt
         if number == 1:
-            tokens = repr([r.completion.token_ids for r in rollouts]).encode()
+            # The step's own prompts are the same in every arm; whether there are more is the algorithm's choice.
+            first = samples[: self.spec.step_samples]
+            tokens = repr([r.completion.token_ids for r in first]).encode()
             self.evidence["first_rollout"] = hashlib.sha256(tokens).hexdigest()
-        per_prompt = self.spec.rollout.completions_per_prompt
-        self.samples = [sample_record(number, i, rollouts[i], per_prompt) for i in kept(rollouts)]
-        return self._record(number, rollouts, batch, log)
+        self.samples = [sample_record(number, i, samples[i], per_prompt) for i in kept(samples)]
+        return self._record(number, rollouts, log)
 
     def tracked_step(self) -> MemoryTracker:
         """What each phase of a step holds, by component.
@@ -69,61 +67,42 @@ class Run:
 
     # Phases, in their order.
 
-    def _phases(self, number: int, log: StepLog) -> tuple[list[Rollout], RolloutBatch]:
+    def _phases(self, number: int, log: StepLog) -> StepRollouts:
         self.meter.start_step()
-        rollouts = self._rollout(number)
-        mask_truncated = self.spec.rollout.truncated == "mask"
-        batch = collate(self.parts.models.policy, rollouts, mask_truncated=mask_truncated)
+        rollouts = self.sampler.sample(number)
+        batch = rollouts.batch
         self.learner.learn(number, batch, log)
         with self.meter.phase("weight_sync"):
             self.parts.engine.sync()
-        return rollouts, batch
-
-    def _rollout(self, number: int) -> list[Rollout]:
-        spec, parts = self.spec, self.parts
-        rollout = spec.rollout
-        prompts = self.stream.take(number, rollout.prompts_per_step)
-        with self.meter.phase("rollout"):
-            ids = [parts.models.policy.encode(prompt, limit=rollout.max_prompt_tokens) for prompt in prompts]
-            requests = []
-            # A small set can put a prompt into a step twice; its samples are numbered on, so that no two are alike.
-            samples = {prompt.id: itertools.count() for prompt in prompts}
-            for row, prompt in enumerate(prompts):
-                for sample in itertools.islice(samples[prompt.id], rollout.completions_per_prompt):
-                    key = stable_hash(spec.suite.name, parts.seed, number, prompt.id, sample)
-                    requests.append(Request(ids[row], key))
-            sampling = Sampling(rollout.temperature, rollout.max_completion_tokens, rollout.ignore_eos)
-            completions = parts.engine.generate(requests, sampling)
-            parts.engine.release()
-        generated = sum(len(completion.token_ids) for completion in completions)
-        responses = [(i // rollout.completions_per_prompt, len(c.token_ids)) for i, c in enumerate(completions)]
-        cost, ran = self.learner.cost, parts.engine.ran
-        useful = cost.forward(asked([len(tokens) for tokens in ids], responses))
-        self.meter.count("rollout", tokens=generated, flops=useful, executed=cost.forward(ran) if ran else useful)
-        rollouts = []
-        with self.meter.phase("reward"):
-            for (group, _), completion in zip(responses, completions, strict=True):
-                reward = parts.task.verify(completion.text, prompts[group].answer)
-                if completion.truncated and rollout.truncated == "zero":
-                    reward = replace(reward, value=0.0, correct=False)
-                rollouts.append(Rollout(prompts[group], ids[group], group, completion, reward))
         return rollouts
 
-    def _record(self, number: int, rollouts: list[Rollout], batch: RolloutBatch, log: StepLog) -> dict[str, Any]:
-        seconds = self.meter.step_seconds()
-        generated = int(batch.mask.sum())
+    def _record(self, number: int, rollouts: StepRollouts, log: StepLog) -> dict[str, Any]:
+        seconds, charged, tokens = self.meter.step_seconds(), len(rollouts.charged), rollouts.generated_tokens
         self.spent = self.spent.plus(
-            steps=1, prompts=batch.prompt_ids.shape[0], samples=batch.size, generated_tokens=generated,
-            trained_tokens=int(batch.loss_mask.sum()) * self.spec.update.epochs,
+            steps=1, prompts=len(rollouts.groups), samples=charged, generated_tokens=tokens,
+            trained_tokens=int(rollouts.batch.loss_mask.sum()) * self.spec.update.epochs,
             flops=sum(self.meter.flops.values()), device_seconds=seconds, energy_joules=self.meter.step_joules(),
         )  # fmt: skip
+        sampled = rollouts.batch if rollouts.kept is None else self.sampler.collated(rollouts.groups)
         return {
             "step": number,
-            **rollout_metrics(rollouts, batch),
+            **rollout_metrics(rollouts.samples, sampled),
+            **round_metrics(rollouts),
             **{name: mean.value for name, mean in log.means.items()},
-            **self.meter.metrics(step_seconds=seconds, samples=batch.size, generated_tokens=generated),
+            **self.meter.metrics(step_seconds=seconds, samples=charged, generated_tokens=tokens),
             **self.spent.metrics(),
         }
+
+
+def round_metrics(rollouts: StepRollouts) -> dict[str, float]:
+    """What there is to say only of an algorithm that chooses its groups, or has greedy completions."""
+    metrics: dict[str, float] = {}
+    if rollouts.kept is not None:
+        metrics["rollout/rounds"] = rollouts.rounds
+        metrics["rollout/kept_fraction"] = rollouts.kept / len(rollouts.groups)
+    if greedy := [group.greedy.reward.value for group in rollouts.groups if group.greedy]:
+        metrics["reward/greedy_mean"] = sum(greedy) / len(greedy)
+    return metrics
 
 
 def rollout_metrics(rollouts: Sequence[Rollout], batch: RolloutBatch) -> dict[str, float]:

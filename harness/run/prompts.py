@@ -28,6 +28,10 @@ class PromptStream:
         places = range((step - 1) * count, step * count)
         return [self.prompts[self.order(place // len(self.prompts))[place % len(self.prompts)]] for place in places]
 
+    def further(self, step: int, round: int, count: int) -> list[Prompt]:
+        """`count` prompts beyond a step's own, drawn by a key of the step and the round."""
+        return random.Random(stable_hash("further prompts", *self.key, step, round)).choices(self.prompts, k=count)
+
     def sha256(self) -> str:
         digest = hashlib.sha256()
         for index in self.order(0):

@@ -11,8 +11,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from algorithms import grpo, ppo
+from algorithms import grpo, ppo, rloo
 from algorithms.base import Algorithm, RolloutBatch
+from algorithms.catalogue import options_class
 from harness.config.tables import RunSpec
 from harness.engines.base import Completion, Engine
 from harness.engines.torch_engine import TorchEngine
@@ -28,7 +29,7 @@ from suites.task import Prompt, Reward, Task
 CHARACTERS = "0123456789abcdef+?"
 PAD, EOS = 0, 1
 VOCABULARY = 2 + len(CHARACTERS)
-ALGORITHMS = {"ppo": ppo.build, "grpo": grpo.build}
+ALGORITHMS = {"ppo": ppo.build, "grpo": grpo.build, "rloo": rloo.build}
 # Prompt lengths far apart, responses of a single token, a prompt with a single completion.
 RAGGED = [(1, [5, 1]), (23, [3, 12, 7]), (6, [1])]
 EVEN = [(5, [4, 4]), (5, [4, 4])]
@@ -126,9 +127,10 @@ def spec(algorithm: str = "grpo", **tables: dict[str, Any]) -> RunSpec:
         "eval": {"tasks": ("tiny_heldout",)},
         "checkpoint": {},
     }  # fmt: skip
+    options = options_class(algorithm).model_validate(tables.pop("options", {}))
     merged = {name: {**table, **tables.pop(name, {})} for name, table in base.items()}
     assert not tables, tables
-    return RunSpec.model_validate({**merged, "arm": algorithm, "algorithm": algorithm})
+    return RunSpec.model_validate({**merged, "arm": algorithm, "algorithm": algorithm, "options": options})
 
 
 @contextlib.contextmanager
@@ -140,7 +142,7 @@ def training(
 
     change: what is made of the algorithm before the run has it.
     """
-    algorithm = change(ALGORITHMS[settings.algorithm](settings))
+    algorithm = change(ALGORITHMS[settings.algorithm](settings, settings.options))
     actor = start or policy(temperature=settings.rollout.temperature)
     engine = engine or TorchEngine(actor, batch_size=settings.rollout.engine_batch)
     models = RunModels.of(actor, settings, needs_critic=algorithm.needs_critic)
