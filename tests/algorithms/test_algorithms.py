@@ -1,4 +1,4 @@
-"""PPO and GRPO as values: credit by hand, the shared policy loss, and where KL goes."""
+"""PPO, GRPO and RLOO as values: credit by hand, the shared policy loss, and where KL goes."""
 
 import math
 from dataclasses import replace
@@ -7,12 +7,11 @@ import pytest
 import tiny
 import torch
 
-from algorithms import grpo, ppo
+from algorithms import grpo, ppo, rloo
 from algorithms.base import Credit, PolicyOutputs
 from algorithms.losses import AGGREGATIONS, aggregate, clipped_surrogate, clipped_value_loss, kl_estimate
 from algorithms.objective import importance_weights, policy_terms, token_rewards
 from algorithms.settings import KlTable
-from reports.record.errors import UserError
 
 POLICY = tiny.policy()
 SHAPES = [(2, [3, 1, 2]), (4, [4, 2])]
@@ -181,12 +180,62 @@ def test_without_stored_log_probabilities_the_ratio_is_exactly_one(algorithm):
     torch.testing.assert_close(gradient, -credit.advantages / lengths)
 
 
-def test_the_policy_loss_of_the_two_algorithms_is_one_and_the_same():
+def test_the_policy_loss_of_the_algorithms_is_one_and_the_same():
     batch, credit = made(), Credit(torch.ones(5, 4))
     now = outputs(batch, shift=0.2)
-    one, other = (build(tiny.spec(name)).loss(now, batch, credit) for name, build in tiny.ALGORITHMS.items())
-    assert float(one.policy) == float(other.policy)
-    assert one.metrics == other.metrics
+    one, *others = (build(tiny.spec(name)).loss(now, batch, credit) for name, build in tiny.ALGORITHMS.items())
+    assert others
+    for other in others:
+        assert float(one.policy) == float(other.policy)
+        assert one.metrics == other.metrics
+
+
+def test_a_surrogate_of_its_own_takes_the_place_of_the_clipped_one_and_of_nothing_else():
+    batch, credit = made(), Credit(torch.ones(5, 4))
+    now, settings = outputs(batch, shift=0.2), tiny.spec(kl={"placement": "loss", "coefficient": 0.1})
+
+    def doubled(*tensors, **clips):
+        loss, fraction = clipped_surrogate(*tensors, **clips)
+        return 2 * loss, fraction / 2
+
+    plain, changed = (policy_terms(now, batch, credit, settings, surrogate=s) for s in (clipped_surrogate, doubled))
+    without_kl = policy_terms(now, batch, credit, tiny.spec())
+    assert float(changed.policy) == pytest.approx(float(plain.policy) + float(without_kl.policy), rel=1e-6)
+    fraction = "policy/clip_fraction"
+    assert changed.metrics.pop(fraction).value == pytest.approx(plain.metrics.pop(fraction).value / 2)
+    assert changed.metrics == plain.metrics
+
+
+def test_rloo_advantage_is_the_score_less_the_mean_of_the_others():
+    credit = rloo.build(tiny.spec("rloo")).assign_credit(made(), None)
+    by_hand = torch.tensor([1 - 1 / 2, 0 - 2 / 2, 1 - 1 / 2, 0 - 0.5, 0.5 - 0])
+    torch.testing.assert_close(credit.advantages, by_hand[:, None] * made().mask)
+    assert credit.returns is credit.old_values is None
+
+
+def test_rloo_agrees_with_its_definition_in_plain_python():
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.randn(5, generator=generator).tolist()
+    batch = made(scores=tuple(scores))
+    credit = rloo.build(tiny.spec("rloo")).assign_credit(batch, None)
+    group = batch.prompt_of.tolist()
+    for row, score in enumerate(scores):
+        others = [other for i, other in enumerate(scores) if group[i] == group[row] and i != row]
+        assert float(credit.advantages[row, 0]) == pytest.approx(score - sum(others) / len(others), abs=1e-6)
+
+
+def test_rloo_is_grpo_without_its_standard_deviation_times_n_over_n_less_one():
+    batch = made()
+    one = rloo.build(tiny.spec("rloo")).assign_credit(batch, None).advantages
+    other = grpo.build(tiny.spec(advantage={"group_std": False})).assign_credit(batch, None).advantages
+    torch.testing.assert_close(one, other * torch.tensor([3 / 2, 3 / 2, 3 / 2, 2.0, 2.0])[:, None])
+
+
+def test_rloo_takes_kl_in_the_reward_from_the_scores():
+    batch, kl = made(), {"placement": "reward", "coefficient": 0.1}
+    credit = rloo.build(tiny.spec("rloo", kl=kl)).assign_credit(batch, None)
+    scores = token_rewards(batch, KlTable(**kl)).sum(1)
+    torch.testing.assert_close(credit.advantages[3, 0], scores[3] - scores[4])
 
 
 def test_loss_sums_over_parts_are_the_sum_over_the_whole():
@@ -211,15 +260,31 @@ def test_loss_sums_over_parts_are_the_sum_over_the_whole():
         assert combined.value == pytest.approx(mean.value, rel=1e-5, abs=1e-9)
 
 
-def test_grpo_refuses_a_single_completion_per_prompt():
-    with pytest.raises(UserError, match=r"completions_per_prompt = 1: grpo needs at least 2"):
-        grpo.build(tiny.spec(rollout={"completions_per_prompt": 1}))
+@pytest.mark.parametrize("name", ["grpo", "rloo"])
+def test_a_single_completion_per_prompt_is_refused_by_what_compares_completions(name):
+    with pytest.raises(ValueError, match=rf"completions_per_prompt = 1: {name} needs at least 2"):
+        tiny.ALGORITHMS[name](tiny.spec(rollout={"completions_per_prompt": 1}))
     ppo.build(tiny.spec("ppo", rollout={"completions_per_prompt": 1}))
 
 
 def test_only_ppo_asks_for_a_critic():
     assert ppo.build(tiny.spec("ppo")).needs_critic
     assert not grpo.build(tiny.spec()).needs_critic
+    assert not rloo.build(tiny.spec()).needs_critic
+
+
+@pytest.mark.parametrize("algorithm", tiny.ALGORITHMS)
+def test_none_asks_for_greedy_completions_or_chooses_its_groups(algorithm):
+    built = tiny.ALGORITHMS[algorithm](tiny.spec(algorithm))
+    assert not built.needs_greedy
+    assert built.keep is None
+
+
+def test_selected_sequences_keep_the_greedy_scores_of_their_prompts():
+    batch = made(greedy_scores=torch.tensor([0.25, 0.75]))
+    assert batch.select(torch.tensor([4, 3])).greedy_scores.tolist() == [0.75]
+    assert batch.select(torch.tensor([4, 0])).greedy_scores.tolist() == [0.25, 0.75]
+    assert made().select(torch.tensor([0])).greedy_scores is None
 
 
 def test_importance_weights_are_capped_and_weigh_the_surrogate_alone():
