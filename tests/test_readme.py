@@ -45,9 +45,10 @@ def test_shown_suite_is_a_task_with_a_benchmark_file(tmp_path: Path) -> None:
     assert list(task.heldout()) == list(bench.eval.tasks)
 
 
-def test_shown_algorithm_assigns_the_leave_one_out_advantage(tmp_path: Path) -> None:
+def test_shown_algorithm_assigns_the_score_less_its_own_baseline(tmp_path: Path) -> None:
     bench = load_bench(Path(__file__).parents[1] / "suites" / "arithmetic.toml")
-    algorithm = module(tmp_path, "algorithms/rloo.py").build(bench.run_spec("grpo"))
+    shown = module(tmp_path, "algorithms/fixed_baseline.py")
+    algorithm = shown.build(bench.run_spec("grpo"), shown.FixedBaseline())
     batch = RolloutBatch(
         prompt_ids=torch.ones(1, 2, dtype=torch.long), prompt_mask=torch.ones(1, 2, dtype=torch.long),
         prompt_of=torch.zeros(3, dtype=torch.long), response_ids=torch.ones(3, 2, dtype=torch.long),
@@ -55,7 +56,7 @@ def test_shown_algorithm_assigns_the_leave_one_out_advantage(tmp_path: Path) -> 
         engine_logprobs=torch.zeros(3, 2),
     )  # fmt: skip
     credit = algorithm.assign_credit(batch, None)
-    torch.testing.assert_close(credit.advantages, torch.tensor([[1.0], [-0.5], [-0.5]]).expand(3, 2))
+    torch.testing.assert_close(credit.advantages, torch.tensor([[0.5], [-0.5], [-0.5]]).expand(3, 2))
 
 
 def test_every_command_the_readme_names_exists() -> None:

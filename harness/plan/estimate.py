@@ -110,9 +110,10 @@ def needs(bench: BenchSpec, registry: Registry, task: Task, target: Target) -> t
     return {arm: need(spec, registry.algorithm(spec), config, words, target) for arm, spec in specs.items()}, words
 
 
-def steps_of(spec: RunSpec) -> int | None:
+def steps_of(need: Need) -> int | None:
     """Steps that the budget buys, where its currency says so beforehand."""
-    limit, per_step = spec.budget.limit, {"steps": 1, "samples": spec.step_samples}.get(spec.budget.currency)
+    budget = need.spec.budget
+    limit, per_step = budget.limit, {"steps": 1, "samples": need.forecast.samples}.get(budget.currency)
     return math.ceil(limit / per_step) if per_step else None
 
 
@@ -180,7 +181,7 @@ def render(found: Mapping[str, Need], target: Target, words: Words | None, utili
     seconds = [step_seconds(need, target, utilisation) for need in found.values()]
     if all(seconds):
         row(f"time of a step at {utilisation:.0%} of the peak", seconds, span)
-        runs = [steps_of(need.spec) for need in found.values()]
+        runs = [steps_of(need) for need in found.values()]
         if all(runs):
             row("time of a run", [s * n for s, n in zip(seconds, runs, strict=True) if s and n], span)
     return Group(table, Text(footnote(words, target)))

@@ -3,15 +3,17 @@
 The learner itself is run, on fake tensors: they have shapes, types and lifetimes but no contents, so that
 `harness.measure.memory_tracker` counts the very tensors that a real step would make. Where the code asks for a number,
 it is told 1. Rows of a batch are real, small and made up. Completions are taken to be as long as the cap allows, so
-memory is at its most. A GPU's tensors have the sizes of a CPU's in the same type; what its kernels allocate inside
-themselves, what the allocator rounds up and the CUDA context are not in here.
+memory is at its most. An algorithm that chooses its groups is foretold with one round of sampling.
+
+A GPU's tensors have the sizes of a CPU's in the same type; what its kernels allocate inside themselves, what the
+allocator rounds up and the CUDA context are not in here.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +31,7 @@ from harness.learn.batching import collate, micro_batches
 from harness.learn.learner import Learner
 from harness.learn.optimizer import StepLog
 from harness.learn.rollout import Rollout
-from harness.measure.flops import Work
+from harness.measure.flops import Shape, Work, causal
 from harness.measure.memory_tracker import MemoryTracker
 from harness.measure.meter import Meter
 from harness.model.policy import Policy
@@ -46,12 +48,14 @@ class Forecast:
     """One arm's step.
 
     memory: phase → component → bytes at that phase's peak. flops: phase → a step's. parameters: the policy's number.
+    samples: that a step is charged.
     """
 
     arm: str
     memory: Mapping[str, Mapping[str, int]]
     flops: Mapping[str, float]
     parameters: int
+    samples: int
 
     @property
     def peak_phase(self) -> str:
@@ -92,7 +96,7 @@ def forecast(
     meter = Meter(torch.device("cpu"))
     try:
         learner = Learner(spec, 0, algorithm, models, meter, engine_is_exact=engine.exact)
-        batch = made_up_batch(policy, prompt_ids, spec)
+        batch = made_up_batch(policy, prompt_ids, spec, greedy=algorithm.needs_greedy)
         part = longest_part(batch, spec)
         tracker = MemoryTracker(engine.held_bytes)
         for component, tensors in states.items():
@@ -109,8 +113,11 @@ def forecast(
         meter.close()
     whole, shown = (learner.cost.forward(Work.of(rows).asked) for rows in (batch, part))
     scale = whole / shown
-    flops = {"rollout": whole, **{phase: count * scale for phase, count in meter.flops.items()}}
-    return Forecast(spec.arm, tracker.peaks, flops, sum(p.numel() for p in policy.model.parameters()))
+    greedy = len(prompt_ids) if algorithm.needs_greedy else 0
+    sampled = whole + learner.cost.forward(continued(prompt_ids[:greedy], rollout.max_completion_tokens))
+    flops = {"rollout": sampled, **{phase: count * scale for phase, count in meter.flops.items()}}
+    parameters = sum(p.numel() for p in policy.model.parameters())
+    return Forecast(spec.arm, tracker.peaks, flops, parameters, batch.size + greedy)
 
 
 class Engine:
@@ -145,8 +152,18 @@ def fake_models(spec: RunSpec, algorithm: Algorithm, config: Any, tokenizer: Any
         return RunModels.of(policy, spec, needs_critic=algorithm.needs_critic)
 
 
-def made_up_batch(policy: Policy, prompt_ids: Sequence[tuple[int, ...]], spec: RunSpec) -> RolloutBatch:
-    """A step's rows: completions at the cap, rewards of 0 and 1 in turn."""
+def continued(prompt_ids: Sequence[tuple[int, ...]], length: int) -> Shape:
+    """A completion more of each of these prompts, which are run already."""
+    total = Shape(logits=length * len(prompt_ids))
+    for ids in prompt_ids:
+        total = total.plus(causal(length - 1, context=len(ids)))
+    return total
+
+
+def made_up_batch(
+    policy: Policy, prompt_ids: Sequence[tuple[int, ...]], spec: RunSpec, *, greedy: bool = False
+) -> RolloutBatch:
+    """A step's rows: completions at the cap, rewards of 0 and 1 in turn; a greedy completion's is 0."""
     cap = spec.rollout.max_completion_tokens
     rows = []
     for group, ids in enumerate(prompt_ids):
@@ -154,7 +171,8 @@ def made_up_batch(policy: Policy, prompt_ids: Sequence[tuple[int, ...]], spec: R
             completion = Completion((1,) * cap, (0.0,) * cap, "", truncated=False)
             reward = Reward(float(sample % 2), bool(sample % 2), None)
             rows.append(Rollout(Prompt(str(group), "", ""), ids, group, completion, reward))
-    return collate(policy, rows, mask_truncated=False)
+    batch = collate(policy, rows, mask_truncated=False)
+    return replace(batch, greedy_scores=torch.zeros(len(prompt_ids))) if greedy else batch
 
 
 def longest_part(batch: RolloutBatch, spec: RunSpec) -> RolloutBatch:

@@ -271,6 +271,20 @@ def test_plan_prints_the_audit(run: Run) -> None:
     assert "UNDECLARED" not in ran.out
 
 
+def test_plan_of_a_third_arm_says_what_is_its_own(run: Run) -> None:
+    ran = run("plan", "arithmetic", "--set", "arms.rloo.algorithm=rloo", "--set", "arms.rloo.advantage.whiten=true")
+    assert (ran.code, ran.err) == (0, "")
+    lines = [line.split() for line in ran.out.splitlines()]
+    assert "arms: ppo, grpo, rloo; seeds: 0, 1, 2" in ran.out
+    assert ["algorithm", "ppo", "grpo", "rloo", "what", "is", "compared"] in lines
+    assert ["advantage.whiten", "true", "false", "true"] in [line[:4] for line in lines]
+
+
+def test_an_option_of_an_algorithm_without_any_is_refused(run: Run) -> None:
+    message = refused(run("plan", "arithmetic", "--set", "arms.grpo.options.beta=1"))
+    assert message.endswith("arithmetic.toml: [arms.grpo.options]: beta: grpo has no options")
+
+
 def test_plan_shows_an_undeclared_difference_and_exits_2(run: Run) -> None:
     ran = run("plan", "arithmetic", "--set", "arms.grpo.update.learning_rate=0.0000015000001")
     assert "undeclared difference in update.learning_rate" in refused(ran)

@@ -34,9 +34,9 @@ def spec(arm, settings):
     return tiny.spec(algorithm, rollout=rollout, critic=critic, **settings)
 
 
-def foretold(settings, prompts=None):
+def foretold(settings, prompts=None, *, change=lambda algorithm: algorithm):
     config = tiny.policy().model.config
-    algorithm = tiny.ALGORITHMS[settings.algorithm](settings)
+    algorithm = change(tiny.ALGORITHMS[settings.algorithm](settings))
     stream = PromptStream(tiny.task().train(), (settings.suite.name, 0))
     prompts = stream.take(2, settings.rollout.prompts_per_step) if prompts is None else prompts
     return forecast(settings, algorithm, config, on_gpu=False, tokenizer=tiny.tokenizer(), prompts=prompts)
@@ -63,6 +63,21 @@ def test_every_phases_peak_is_foretold_within_a_tenth(arm, settings):
     assert set(found.flops) == set(flops)
     for phase, count in flops.items():
         assert found.flops[phase] == pytest.approx(count, rel=0.02), phase
+
+
+def test_greedy_completions_are_foretold():
+    def change(algorithm):
+        return algorithm._replace(needs_greedy=True)
+
+    chosen = spec("grpo", {})
+    with tiny.training(chosen, change=change) as run:
+        run.step()
+        record = run.step()
+    plain, found = foretold(chosen), foretold(chosen, change=change)
+    assert found.flops["rollout"] == pytest.approx(record["flops/rollout/useful"])
+    assert found.flops["rollout"] > plain.flops["rollout"]
+    assert found.flops["policy_update"] == plain.flops["policy_update"]
+    assert (plain.samples, found.samples) == (48, 56) == (48, record["budget/samples"] / 2)
 
 
 def test_a_forecast_leaves_no_trace_in_random_state_or_memory():

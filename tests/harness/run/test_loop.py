@@ -8,6 +8,7 @@ import tiny
 import torch
 
 from algorithms.advantages import gae
+from algorithms.catalogue import CATALOGUE
 from harness.config.tables import Budget
 from harness.engines.torch_engine import TorchEngine
 from harness.learn.learner import explained_variance
@@ -22,6 +23,7 @@ from suites.task import Reward
 
 LEARNERS = {
     "grpo": ("grpo", {}),
+    "rloo": ("rloo", {}),
     "ppo separate": ("ppo", {"kind": "separate"}),
     "ppo shared": ("ppo", {"kind": "shared"}),
 }
@@ -225,7 +227,7 @@ def test_the_place_of_kl_makes_a_difference(learner):
 
 
 REGISTRY = Registry(
-    {"ppo": "algorithms.ppo:build", "grpo": "algorithms.grpo:build"},
+    {name: entry.build for name, entry in CATALOGUE.items()},
     {"tiny": "tiny:TASK"},
     {"torch": "harness.engines.torch_engine:TORCH"},
 )
