@@ -6,18 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import text
+from reports.record.names import AXIS_NAMES, SPENT_UNITS
 from reports.stats.estimates import EQUIVALENCE_LEVEL, LEVEL, Estimate, Verdict
-
-AXIS_UNITS = {"flops": "FLOP", "device_seconds": "s", "generated_tokens": "tokens", "trained_tokens": "tokens"}
-
-AXIS_NAMES = {
-    "steps": "step",
-    "samples": "sample",
-    "generated_tokens": "generated token",
-    "device_seconds": "device-second",
-    "flops": "FLOP",
-    "energy_joules": "joule",
-}
 
 
 def headline(
@@ -186,4 +176,4 @@ def limits(suite: str, model: str | None, budget: str, runs: Mapping[str, int], 
 
 
 def budget_amount(currency: str, limit: float) -> str:
-    return text.quantity(limit, AXIS_UNITS.get(currency, currency.replace("_", " ")))
+    return text.quantity(limit, SPENT_UNITS.get(currency, currency.replace("_", " ")))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.record.models import CONCLUDED
+from reports.record.names import CONCLUDED
 
 TESTS = Path(__file__).parent
 SOURCES = {path.name: path for path in TESTS.rglob("test_*.py")}

@@ -40,7 +40,8 @@ from harness.tracking.tracker import Tracker
 from reports.record.errors import EvidenceError, InfrastructureError, UserError
 from reports.record.folder import locked, stamp
 from reports.record.journal import read_json, write_json
-from reports.record.models import CONCLUDED, RunRow, evidence_of
+from reports.record.models import RunRow, evidence_of
+from reports.record.names import CONCLUDED
 from reports.text import clock
 
 BASE = "base"

@@ -15,8 +15,7 @@ from typing import Any
 from algorithms.catalogue import OWNED_BY_ALL, covered, owns, title
 from harness.config.tables import ARM_TABLES, BenchSpec, RunSpec
 from reports.record.errors import UserError
-
-EVIDENCE = ("weights", "prompts", "first_rollout")
+from reports.record.names import EVIDENCE
 
 
 @dataclass(frozen=True)

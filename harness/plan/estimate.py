@@ -23,7 +23,7 @@ from harness.plan.micro_batch_search import bounds, largest_that_fits
 from harness.registry import Registry
 from harness.run.prompts import PromptStream
 from reports.record.errors import UserError
-from reports.record.names import COMPONENTS, OF_THE_CRITIC, PHASES
+from reports.record.names import COMPONENTS, CRITIC_PARTS, PHASES
 from reports.text import clock
 from suites.task import DataError, Prompt, Task
 
@@ -167,7 +167,7 @@ def render(found: Mapping[str, Need], target: Target, words: Words | None, utili
             row(f"  at the highest peak: {component.replace('_', ' ')}", sizes, gib)
     table.add_section()
     row("highest peak", [f.peak_bytes for f in forecasts], gib)
-    critic = [sum(f.memory[f.peak_phase][name] for name in OF_THE_CRITIC) for f in forecasts]
+    critic = [sum(f.memory[f.peak_phase][name] for name in CRITIC_PARTS) for f in forecasts]
     row("  held for the critic alone", [size or None for size in critic], gib, ratio=False)
     verdicts = ["[green]yes[/]" if need.fits else "[red]no[/]" for need in found.values()]
     table.add_row(f"fits in {gib(target.capacity)}", *verdicts, *[""] * paired)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from reports.record.names import Status
+
 
 @dataclass(frozen=True, slots=True)
 class Alive:
@@ -106,7 +108,7 @@ class Ended:
     hung too.
     """
 
-    status: str
+    status: Status
     reason: str | None
     exit_code: int
     where: Mapping[str, str] | None = None

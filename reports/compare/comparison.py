@@ -22,7 +22,7 @@ from reports.compare.examples import Examples
 from reports.compare.findings import Findings
 from reports.compare.metrics import ArmValue, Difference, Metric
 from reports.compare.phase_costs import Bars
-from reports.record.names import AXES
+from reports.record.names import AXES, EVIDENCE
 from reports.record.reader import Evaluation, Records, Run, load
 from reports.stats import estimates
 from reports.stats.estimates import Verdict
@@ -32,7 +32,6 @@ __all__ = ["ArmValue", "Comparison", "Difference", "Metric", "Records", "TaskRes
 SCHEMA_VERSION = 1
 # A finished run ends with the step that crosses the limit, so it can only have spent the limit or more.
 SPENT_TOLERANCE = 1e-3
-EVIDENCE = ("weights", "prompts", "first_rollout")
 
 
 @dataclass(frozen=True)

@@ -6,24 +6,12 @@ what it costs is the question that the benchmark asks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 
 from reports.compare.curves import columns, highest, is_number, steady_median
-from reports.record.names import MEMORY_PARTS
+from reports.record.names import MEMORY_PARTS, PHASES
 from reports.record.reader import Records, Run
-
-# In the order in which they happen.
-PHASES: Mapping[str, str] = {
-    "rollout": "rollout",
-    "reward": "reward",
-    "logprobs": "old log-probs",
-    "reference": "reference",
-    "values": "values (critic)",
-    "policy_update": "policy update",
-    "critic_update": "critic update",
-    "weight_sync": "weight sync",
-}
 
 
 @dataclass(frozen=True)
@@ -37,12 +25,12 @@ class Bars:
         """The sum over all phases; what was not recorded adds nothing."""
         return sum(value for value in self.values[arm].values() if value is not None)
 
-    def share(self, arm: str, of: frozenset[str]) -> float | None:
+    def share(self, arm: str, of: Container[str]) -> float | None:
         """The part of the total that `of` makes up, 0 to 1; None where none of it was recorded."""
         found = [v for phase, v in self.values[arm].items() if phase in of and v is not None]
         return sum(found) / self.total(arm) if found and self.total(arm) > 0 else None
 
-    def without(self, left_out: frozenset[str]) -> Bars:
+    def without(self, left_out: Container[str]) -> Bars:
         """The same bars but those."""
         kept = tuple(phase for phase in self.phases if phase not in left_out)
         return Bars(kept, {arm: {phase: own[phase] for phase in kept} for arm, own in self.values.items()})

@@ -9,23 +9,13 @@ from typing import Any
 
 from reports import text
 from reports.compare.accuracy import AT_BEST_REWARD, sampled_title
-from reports.compare.comparison import EVIDENCE, Comparison, Metric, disagrees, evidence_of
+from reports.compare.comparison import Comparison, Metric, disagrees, evidence_of
 from reports.compare.curves import STABILITY, Curves
 from reports.compare.phase_costs import Bars, part_title, title
-from reports.record.names import AXES, CRITIC_PHASES
+from reports.record.names import AXES, CRITIC_PHASES, EVIDENCE, SPENT_UNITS
 from reports.stats.bands import Band
 from reports.stats.estimates import Verdict
 
-SPENT_UNITS = {
-    "steps": "steps",
-    "prompts": "prompts",
-    "samples": "samples",
-    "generated_tokens": "tokens",
-    "trained_tokens": "tokens",
-    "flops": "FLOP",
-    "device_seconds": "s",
-    "energy_joules": "J",
-}
 DATA_ROWS = 11
 
 

@@ -290,10 +290,6 @@ Numbers: TypeAdapter[dict[str, float | None]] = TypeAdapter(
 """The numbers of a step by name."""
 
 
-# How a run can end so that running it again would end the same.
-CONCLUDED = ("finished", "out_of_memory", "diverged")
-
-
 @dataclass
 class RunRow:
     """A run as bench.json lists it."""

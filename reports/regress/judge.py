@@ -29,6 +29,7 @@ from reports.record.identity import (
     stack,
     starts,
 )
+from reports.record.names import NOT_ENDED
 from reports.record.reader import Run
 from reports.regress.baseline import Arm, Baseline, keys_at
 from reports.regress.fingerprint import curve, disturbed, gemm_seconds, steps_to, untrained
@@ -46,8 +47,6 @@ from reports.regress.gates import (
 )
 
 SCHEMA_VERSION = 1
-# Ways for a run to end that say nothing about the code.
-NOT_ENDED = ("not started", "running", "interrupted")
 EXIT_PASS, EXIT_REGRESSION, EXIT_INCOMPLETE, EXIT_UNDECIDED = 0, 1, 3, 4
 
 

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config.file import load_bench, profiles_of
-from harness.config.matching import EVIDENCE, Audit, Difference, audit, evidence_rows, flatten, require_matched
+from harness.config.matching import Audit, Difference, audit, evidence_rows, flatten, require_matched
 from harness.config.tables import BenchSpec
 from reports.record.errors import UserError
+from reports.record.names import EVIDENCE
 
 SUITES = Path(__file__).parents[3] / "suites"
 ARITHMETIC = SUITES / "arithmetic.toml"
