@@ -19,6 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from harness.bench.fit_micro_batch import fit
 from harness.bench.preflight import audited, check_data
 from harness.bench.progress import Display
@@ -27,7 +29,7 @@ from harness.bench.run_record import after
 from harness.bench.sinks import MLFLOW_STATUS, TRACKED, GatheredEvidence, Sink, TrackedRun, ended_as
 from harness.config import matching
 from harness.config.file import recorded
-from harness.config.tables import SCHEMA_VERSION, BenchSpec
+from harness.config.tables import BenchSpec
 from harness.launch.launcher import Launcher, needed_events
 from harness.launch.local import Interrupted, LocalLauncher, interrupts
 from harness.measure.environment import git_commit, installed
@@ -38,9 +40,10 @@ from harness.run.job import Job
 from harness.tracking.redact import redact
 from harness.tracking.tracker import Tracker
 from reports.record.errors import EvidenceError, InfrastructureError, UserError
+from reports.record.faults import one_line
 from reports.record.folder import locked, stamp
 from reports.record.journal import read_json, write_json
-from reports.record.models import RunRow, evidence_of
+from reports.record.models import SCHEMA_VERSION, Bench, RunRecord, evidence_of, upgrade
 from reports.record.names import CONCLUDED
 from reports.text import clock
 
@@ -63,18 +66,18 @@ class Benchmark:
         self.bench_id = f"{bench.suite.name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self.out, self.folder, self.resuming = out, out / self.bench_id, False
         self.read: Any = None
-        self.rows = [RunRow(arm, seed, order) for order, (arm, seed) in enumerate(run_order(bench))]
+        self.rows = [RunRecord.planned(arm, seed, order) for order, (arm, seed) in enumerate(run_order(bench))]
         self.evidence: dict[tuple[str, int], Mapping[str, str]] = {}
-        self.record: dict[str, Any] = {
+        self.record = Bench.read({
             "schema_version": SCHEMA_VERSION, "bench_id": self.bench_id, "suite": bench.suite.name,
             "regime": bench.regime, "profile": profile, "command": command, "created": stamp(), "finished": None,
             "status": "running", "primary": bench.suite.primary, "margin": bench.suite.margin,
             "budget": {"currency": bench.budget.currency, "limit": bench.budget.limit},
             "spec": bench.model_dump(mode="json"),
             "chosen": bench.model_dump(mode="json", exclude_defaults=True),
-            "arms": self._arms(),
-            "eval_tasks": list(bench.eval.tasks), "environment": {}, "parameters": 0,
-        }  # fmt: skip
+            "arms": self._arms(), "eval_tasks": list(bench.eval.tasks), "environment": {}, "parameters": 0,
+            "runs": self.rows, "matching": self.audit.to_json(),
+        }, self.bench_id)  # fmt: skip
 
     @classmethod
     def resume(cls, folder: Path, registry: Registry, command: str) -> Benchmark:
@@ -82,26 +85,27 @@ class Benchmark:
         path = folder / "bench.json"
         if not path.is_file():
             raise UserError(f"--resume {folder.name}: {path} is not there")
-        record = read_json(path)
+        raw = read_json(path)
+        if not isinstance(raw, dict):
+            raise EvidenceError(f"{path}: not a benchmark's record (not a JSON object)")
+        record = Bench.read(upgrade(raw, str(path)), str(path))
         try:
-            spec, rows = recorded(record["spec"]), [RunRow(**row) for row in record["runs"]]
-            known = {key: record[key] for key in ("status", "profile", "command", "created", "environment")}
-            known["parameters"] = int(record.get("parameters", 0))
-        except (KeyError, TypeError, ValueError) as error:
-            raise EvidenceError(f"{path}: not a benchmark's record ({str(error).splitlines()[0][:200]})") from None
+            spec = recorded(record.spec or {})
+        except ValidationError as error:
+            raise EvidenceError(f"{path}: not a benchmark's record (spec: {one_line(error, lambda _: ())})") from None
         benchmark = cls(
-            spec, registry, out=folder.parent, source=str(path), profile=known["profile"], command=known["command"]
-        )
-        if [(row.arm, row.seed) for row in rows] != run_order(spec):
+            spec, registry, out=folder.parent, source=str(path), profile=record.profile, command=record.command or "",
+        )  # fmt: skip
+        if [(row.arm, row.seed) for row in record.runs] != run_order(spec):
             raise EvidenceError(f"{path}: its runs are not those of its spec")
-        benchmark.bench_id, benchmark.folder, benchmark.resuming, benchmark.read = folder.name, folder, True, record
-        benchmark.rows = [row if row.status in CONCLUDED else RunRow.again(row) for row in rows]
-        benchmark.evidence = evidence_of(record)
-        again = [*(record.get("resumed") or []), {"at": stamp(), "command": command, "git_commit": git_commit()}]
-        benchmark.record |= {
-            **known, "bench_id": folder.name, "status": "running", "resumed": again,
-            **({"fit": record["fit"]} if "fit" in record else {}),
-        }  # fmt: skip
+        benchmark.bench_id, benchmark.folder, benchmark.resuming, benchmark.read = folder.name, folder, True, raw
+        benchmark.rows = [row if row.status in CONCLUDED else row.again() for row in record.runs]
+        benchmark.evidence = evidence_of(raw)
+        again = [*(record.resumed or []), {"at": stamp(), "command": command, "git_commit": git_commit()}]
+        benchmark.record = benchmark.record.replaced(
+            bench_id=folder.name, created=record.created, environment=record.environment or {},
+            parameters=record.parameters, resumed=again, fit=record.fit,
+        )  # fmt: skip
         return benchmark
 
     def execute(self, report: Callable[[Path], Report]) -> tuple[str, Report]:
@@ -157,13 +161,13 @@ class Benchmark:
         return {arm: self.bench.run_spec(arm).model_dump(mode="json") for arm in self.bench.arms}
 
     def _params(self) -> dict[str, Any]:
-        return {key: self.record[key] for key in ("suite", "regime", "profile", "command", "margin", "budget", "spec")}
+        names = ("suite", "regime", "profile", "command", "margin", "budget", "spec")
+        return {name: getattr(self.record, name) for name in names}
 
     def _write(self) -> None:
-        self.record["runs"] = [{**vars(row)} for row in self.rows]
         self.audit = replace(self.audit, evidence=matching.evidence_rows(self.evidence, self.bench.seeds))
-        self.record["matching"] = self.audit.to_json()
-        write_json(self.folder / "bench.json", self.record)
+        self.record = self.record.replaced(runs=self.rows, matching=self.audit.to_json())
+        write_json(self.folder / "bench.json", self.record.dump())
 
     def _all_runs(self, tracker: Tracker, display: Display) -> str:
         self._evaluate_base(tracker, display)
@@ -193,7 +197,7 @@ class Benchmark:
             for event in events:
                 match event:
                     case Environment(environment=environment, parameters=parameters):
-                        self.record |= {"environment": environment, "parameters": parameters}
+                        self.record = self.record.replaced(environment=environment, parameters=parameters)
                         self._write()
                         self._require_room()
                     case Evaluated(task=task, metrics=metrics):
@@ -206,21 +210,21 @@ class Benchmark:
         pending = [self.bench.run_spec(row.arm) for row in self.rows if row.status not in CONCLUDED]
         algorithms = [self.registry.algorithm(spec) for spec in pending]
         runs = [(spec, found.needs_critic) for spec, found in zip(pending, algorithms, strict=True)]
-        require_room(self.folder, self.record["parameters"], runs)
+        require_room(self.folder, self.record.parameters, runs)
 
     def _fit(self, display: Display) -> None:
         """Give each arm the largest micro-batch that fits the cap, as measured; no budget is charged for it."""
-        found: dict[str, dict[str, Any]] = self.record.get("fit") or {}
+        found: dict[str, dict[str, Any]] = dict(self.record.fit or {})
         for arm in (arm for arm in self.bench.arms if arm not in found):
             found[arm] = fit(self.launcher, self.bench, arm, self.registry, self.folder, display.log)
         # An arm with no room for a sequence shows as much when it runs.
         self.bench = self.bench.fitted({arm: each["tokens"] or each["smallest"] for arm, each in found.items()})
         self.audit = matching.audit(self.bench)
-        self.record |= {"fit": found, "arms": self._arms()}
+        self.record = self.record.replaced(fit=found, arms=self._arms())
         self._write()
 
     def _one_run(self, number: int, tracker: Tracker, display: Display) -> None:
-        row = replace(self.rows[number], status="running")
+        row = self.rows[number].replaced(status="running")
         spec, folder = self.bench.run_spec(row.arm), self.folder / row.folder
         tracked = TrackedRun(tracker, row.arm, row.seed, matching.flatten(spec), folder)
         sinks: tuple[Sink, ...] = (GatheredEvidence(row.arm, row.seed, self.evidence), tracked, display)
@@ -234,14 +238,14 @@ class Benchmark:
                     sink.on(event)
         finally:
             events.close()
-            self.rows[number] = row = replace(row, seconds=row.seconds + time.monotonic() - started)
+            self.rows[number] = row = row.replaced(seconds=row.seconds + time.monotonic() - started)
             tracked.end()
             self._write()
         self._forget_checkpoints(row)
         reason = f" ({row.reason})" if row.reason else ""
         display.end_run(row.status, f"{reason} after {row.steps} steps, {clock(row.seconds)}")
 
-    def _keep(self, row: RunRow, tracker: Tracker, display: Display) -> None:
+    def _keep(self, row: RunRecord, tracker: Tracker, display: Display) -> None:
         """A run that came to its end before. MLflow gets it again where it had not heard of that end."""
         display.log(f"{row.arm} seed {row.seed}: {row.status.replace('_', ' ')} before, kept")
         folder = self.folder / row.folder
@@ -255,7 +259,7 @@ class Benchmark:
             tracker.log_folder(row.folder, folder, TRACKED)
         self._forget_checkpoints(row)
 
-    def _forget_checkpoints(self, row: RunRow) -> None:
+    def _forget_checkpoints(self, row: RunRecord) -> None:
         """Once it is written down that a run finished, it need not be able to go on."""
         if row.status == "finished":
             shutil.rmtree(self.folder / row.folder / "checkpoints", ignore_errors=True)
@@ -267,13 +271,13 @@ class Benchmark:
 
     def _note_changes(self, display: Display) -> None:
         """A run that goes on with other libraries is not the run that it would have been."""
-        before, now = (self.record["environment"].get("packages") or {}), installed()
+        before, now = (self.record.environment.get("packages") or {}), installed()
         changed = [f"{name} {before[name]} is now {now.get(name)}" for name in before if before[name] != now.get(name)]
         if changed:
             display.log(f"since this benchmark was begun: {', '.join(changed)}")
 
     def _conclude(self, tracker: Tracker, status: str, report: Callable[[Path], Report]) -> Report:
-        self.record["status"], self.record["finished"] = status, stamp()
+        self.record = self.record.replaced(status=status, finished=stamp())
         # Runs that were only told again may still be on their way.
         tracker.wait_for_ids(ID_PATIENCE_S)
         self.rows = [replace(row, mlflow_run_id=tracker.run_id(row.folder) if row.steps else None) for row in self.rows]
@@ -286,8 +290,8 @@ class Benchmark:
             tracker.close()
 
 
-def interrupted(row: RunRow) -> RunRow:
+def interrupted(row: RunRecord) -> RunRecord:
     """A run's record once the benchmark has been ended from outside."""
     if row.status not in ("running", "not started"):
         return row
-    return replace(row, status="interrupted", reason=row.reason or "the benchmark was interrupted")
+    return row.replaced(status="interrupted", reason=row.reason or "the benchmark was interrupted")

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from harness.run.events import Conditions, Ended, Event, Hung, Resumed, Stepped
 from reports.record.errors import InfrastructureError
-from reports.record.models import RunRow
+from reports.record.models import RunRecord
 
 
-def after(record: RunRow, event: Event) -> RunRow:
+def after(record: RunRecord, event: Event) -> RunRecord:
     """The record of a run once this event has come."""
     match event:
         case Conditions(when=when, conditions=conditions):
-            return replace(record, conditions={**record.conditions, when: dict(conditions)})
+            return record.replaced(conditions={**record.conditions, when: dict(conditions)})
         case Resumed(step=step, spent=spent):
-            return replace(record, resumed=[*record.resumed, step], steps=step, spent=dict(spent))
+            return record.replaced(resumed=[*record.resumed, step], steps=step, spent=dict(spent))
         case Stepped(record=line):
-            return replace(record, steps=line["step"], spent=spent_in(line))
+            return record.replaced(steps=line["step"], spent=spent_in(line))
         case Hung(line=line):
-            return replace(record, hung=[*record.hung, line])
+            return record.replaced(hung=[*record.hung, line])
         case Ended(status=status, reason=reason, exit_code=exit_code, where=where, hung=hung):
             outside = exit_code == InfrastructureError.exit_code and not hung
             memory = dict(where) if where else None
-            return replace(record, status=status, reason=reason, out_of_memory_in=memory, try_again=outside)
+            return record.replaced(status=status, reason=reason, out_of_memory_in=memory, try_again=outside)
     return record
 
 

@@ -18,7 +18,6 @@ from reports.record.faults import one_line
 from reports.record.names import CURRENCIES, Count, Name, Whole
 from reports.stats.pass_at_k import MOST_SAMPLES
 
-SCHEMA_VERSION = 1
 # The tables an arm may have of its own. Model, budget, evaluation and seeds are the benchmark's alone: arms
 # that differ there are not compared on equal terms, whatever the reason.
 ARM_TABLES = ("rollout", "update", "kl", "advantage", "critic")

@@ -22,6 +22,7 @@ from harness.run.loop import Run
 from harness.run.parts import Parts
 from reports.record.errors import UserError
 from reports.record.journal import Journal, keep_steps, read_json, write_json
+from reports.record.models import Evaluation, Sample, Step
 
 
 def train_to_the_end(parts: Parts, folder: Path, emit: Emit, *, peak_flops: float) -> None:
@@ -85,8 +86,8 @@ def take_step(run: Run, progress: Progress, steps: Journal, samples: Journal, em
         record.update(run.tracked_step().metrics())
         progress.measured = True
     for sample in run.samples:
-        samples.append(sample)
-    steps.append(record)
+        samples.append(Sample.made(sample).dump())
+    steps.append(Step.made(record).dump())
     if record["step"] == 1:
         emit(Evidence(run.evidence))
     emit(Stepped(record, run.spent.fraction(spec.budget)))
@@ -120,7 +121,7 @@ def run_evaluation(parts: Parts, folder: Path, label: str, spent: Spent, emit: E
         results = evaluate(
             parts.models.policy, parts.engine, parts.task, table, label=label, step=spent.steps, spent=spent, cap=cap
         )
-    for result in results:
-        write_json(folder / "evals" / f"{label}-{result['task']}.json", result)
-        emit(Evaluated(label, result["task"], spent.steps, result["metrics"]))
+    for result in map(Evaluation.made, results):
+        write_json(folder / "evals" / f"{label}-{result.task}.json", result.dump())
+        emit(Evaluated(label, result.task, spent.steps, result.metrics))
     assert all(result["spent"] == asdict(spent) for result in results)

@@ -14,7 +14,8 @@ from typing import Any
 from reports.compare import early_stopping, metrics, per_question
 from reports.compare.metrics import Metric
 from reports.compare.per_question import Reading
-from reports.record.reader import Evaluation, Records
+from reports.record.models import Evaluation
+from reports.record.reader import Records
 from reports.stats import estimates
 from reports.stats.pass_at_k import MOST_SAMPLES, pass_at, sizes
 

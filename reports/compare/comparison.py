@@ -22,8 +22,9 @@ from reports.compare.examples import Examples
 from reports.compare.findings import Findings
 from reports.compare.metrics import ArmValue, Difference, Metric
 from reports.compare.phase_costs import Bars
+from reports.record.models import Evaluation
 from reports.record.names import AXES, EVIDENCE
-from reports.record.reader import Evaluation, Records, Run, load
+from reports.record.reader import Records, Run, load
 from reports.stats import estimates
 from reports.stats.estimates import Verdict
 

@@ -14,8 +14,9 @@ from typing import NamedTuple, TypeGuard
 import numpy as np
 import pandas as pd
 
+from reports.record.models import Evaluation
 from reports.record.names import AXES
-from reports.record.reader import Evaluation, Records, Run
+from reports.record.reader import Records, Run
 from reports.stats.bands import GRID_POINTS
 
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reports.compare import curves
-from reports.record.reader import Evaluation, Records, Run
+from reports.record.models import Evaluation
+from reports.record.reader import Records, Run
 
 REWARD = "reward/mean"
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from reports.record.reader import Evaluation, Records
+from reports.record.models import Evaluation
+from reports.record.reader import Records
 from reports.stats.estimates import Array
 from reports.stats.mcnemar import Flips, disagreement, flips, majority
 

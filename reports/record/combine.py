@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from reports.record.errors import EvidenceError
@@ -36,7 +35,7 @@ def combine(every: Sequence[Records]) -> Records:
                 where = f"{owner[run.arm, run.seed]} and in {_name(records)}"
                 raise EvidenceError(f"{run.arm} seed {run.seed} was run in {where}: each seed once")
             owner[run.arm, run.seed] = _name(records)
-        runs += [replace(run, order=len(runs) + run.order) for run in records.runs]
+        runs += [run.replaced(order=len(runs) + run.order) for run in records.runs]
     base = {task: evaluation for records in reversed(every) for task, evaluation in records.base.items()}
     return Records(_bench(every), tuple(runs), base)
 

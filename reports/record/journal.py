@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -116,21 +116,31 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         EvidenceError: the file is missing, or a line is no JSON object; the message names file and line.
     """
+    return [record for _, record in numbered_lines(path, torn_end_allowed=True)]
+
+
+def numbered_lines(
+    path: Path, *, torn_end_allowed: bool, or_none: bool = False
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) for every line of a journal. `or_none`: one that was never begun has no lines.
+
+    A torn last line is left out or refused: a killed run may leave half a line, a finished one may not. Raises
+    EvidenceError as `read_lines` does.
+    """
     try:
-        data = path.read_bytes()
+        pieces = path.read_bytes().split(b"\n")
     except OSError as error:
+        if or_none and isinstance(error, FileNotFoundError):
+            return
         raise EvidenceError(f"{path}: cannot be read ({error.strerror})") from error
-    lines = data.split(b"\n")
-    tail = lines.pop()
-    records = []
-    for number, line in enumerate(lines, 1):
+    for number, piece in enumerate(pieces, 1):
+        last = number == len(pieces)
+        if last and (not piece or (torn_end_allowed and not _is_complete(piece))):
+            return
         try:
-            records.append(_parse_object(line))
+            yield number, parse_object(piece)
         except ValueError as error:
             raise EvidenceError(f"{path}, line {number}: {error}") from None
-    if tail and _is_complete(tail):
-        records.append(_parse_object(tail))
-    return records
 
 
 def write_json(path: Path, obj: Any) -> None:
@@ -159,35 +169,55 @@ def replace_file(path: Path, content: bytes) -> None:
 def read_json(path: Path) -> Any:
     """The content of a JSON file; EvidenceError in one line where it is missing or broken."""
     try:
-        return _parse(path.read_bytes())
+        value = parse(path.read_bytes())
     except OSError as error:
         raise EvidenceError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise EvidenceError(f"{path}: {error}") from None
-
-
-def _parse(data: bytes) -> Any:
-    def refuse(name: str) -> NoReturn:
-        raise ValueError(f"{name} is not JSON")
-
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"not valid JSON ({reason})") from None
+        require_finite(value)
+    except ValueError as error:
+        raise EvidenceError(f"{path}: not valid JSON ({error})") from None
+    return value
 
 
-def _parse_object(line: bytes) -> dict[str, Any]:
-    value = _parse(line)
+def parse(data: bytes) -> Any:
+    """A JSON text, as Python reads it. Raises ValueError, which says in one line why it is none."""
+    try:
+        return json.loads(data.decode("utf-8"))
+    except RecursionError:
+        reason = "nested too deep"
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        reason = str(error)
+    # What Python says of its own limits is no help to whoever wrote the file.
+    except ValueError:
+        reason = "a number of thousands of digits"
+    raise ValueError(f"not valid JSON ({reason})")
+
+
+def require_finite(value: Any) -> None:
+    """Python reads NaN and Infinity, which JSON has not. Raises ValueError naming the place of one."""
+    left = [("", value)]
+    while left:
+        name, value = left.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} = {value}: JSON has no such number")
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        left += [(f"{name}.{key}" if name else str(key), item) for key, item in items]
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    value = parse(data)
     if not isinstance(value, dict):
-        raise ValueError(f"a JSON object is expected, not {type(value).__name__}")
+        raise ValueError("not a JSON object")
+    require_finite(value)
     return value
 
 
 def _is_complete(tail: bytes) -> bool:
     """Whether a line without its line end is whole: no proper prefix of a JSON object parses as one."""
     try:
-        _parse_object(tail)
+        parse_object(tail)
     except ValueError:
         return False
     return True

@@ -1,207 +1,130 @@
-"""What the reports read of a benchmark's files, with a type and a bound on each: they may be anybody's.
+"""The record of a benchmark: the classes by which its files are written, read and checked.
 
-The models only check; `reports.record.reader` hands on what was read as it stands. Other versions may write more, which
-is left alone as long as it is no deeper and no larger than what a report could show.
+    bench.json                         Bench, a RunRecord a run
+    base/evals/base-<task>.json        Evaluation: the policy before training
+    <arm>-seed<k>/evals/*.json         Evaluation: downstream accuracy, with every answer
+    <arm>-seed<k>/steps.jsonl          a Step a line
+    <arm>-seed<k>/samples.jsonl        a Sample a line: a few training completions
+
+Whoever writes a file builds its model first, so that what is written can be read. What is read may be anybody's and of
+another version: `upgrade` takes an older one as if it were written today, keys that are not known here are left alone,
+and a fault is one line that names the file and the key.
 """
 
 from __future__ import annotations
 
-import math
+import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from reports.record.names import BENCH_ID, Text, Whole
+from reports.record.errors import EvidenceError
+from reports.record.faults import brief
+from reports.record.names import LONGEST_NAME, Text, Whole
+from reports.record.parts import (
+    Arm,
+    Budget,
+    CombinedPart,
+    Environment,
+    Fit,
+    MachineState,
+    Matching,
+    OutOfMemoryIn,
+    Record,
+    Resumption,
+    Spec,
+)
+from reports.record.values import (
+    MOST,
+    MOST_ARMS,
+    MOST_COLUMNS,
+    MOST_NAMES,
+    MOST_ROWS,
+    ArmName,
+    BenchId,
+    Completion,
+    FiniteOrNull,
+    Fraction,
+    QuestionId,
+    Sentence,
+    Share,
+    Spent,
+    StepNumber,
+    bounded,
+    checked_as,
+)
 
-# float32 ends below it, and its fourth power, which the square of a variance comes to, is still a float.
-MOST = 1e40
-MOST_STEPS = 10**9
-MOST_ARMS, MOST_NAMES, MOST_ROWS, MOST_COLUMNS = 16, 512, 4096, 4096
-MOST_DEPTH, MOST_VALUES = 16, 200_000
-LONG, LONGEST = 20_000, 2_000_000
-
-
-def _written(most: int) -> AfterValidator:
-    """A string that is escaped wherever it is shown. What a model wrote may hold lone surrogates, so `str` won't do."""
-
-    def check(value: Any) -> Any:
-        if not isinstance(value, str) or len(value) > most:
-            raise ValueError(f"expected a string of at most {most:,} characters")
-        return value
-
-    return AfterValidator(check)
-
-
-def _nan_as_null(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _share(value: Any) -> Any:
-    if value is not None and not (isinstance(value, bool | int | float) and 0 <= value <= 1):
-        raise ValueError("expected true, false, or a number from 0 to 1")
-    return value
-
-
-def _id(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | str) or (isinstance(value, str) and len(value) > LONG):
-        raise ValueError("expected a string or a whole number")
-    return value
-
-
-def _bounded(bench: Any) -> Any:
-    """Settings and the like are shown whatever they are, by code that goes into every table."""
-    level = [("", bench)]
-    for depth in range(MOST_DEPTH + 1):
-        below = []
-        for place, value in level:
-            if isinstance(value, dict | list):
-                if depth == MOST_DEPTH:
-                    raise ValueError(f"{place}: nested too deep")
-                items = value.items() if isinstance(value, dict) else enumerate(value)
-                below += [(f"{place}.{str(key)[:80]}" if place else str(key)[:80], item) for key, item in items]
-            elif isinstance(value, str) and len(value) > LONG:
-                raise ValueError(f"{place}: expected at most {LONG:,} characters")
-            elif isinstance(value, int | float) and abs(value) > MOST:
-                raise ValueError(f"{place}: expected a number of at most {MOST:g}")
-        if len(below) > MOST_VALUES:
-            raise ValueError(f"{below[-1][0]}: more than {MOST_VALUES:,} values")
-        level = below
-    return bench
+SCHEMA_VERSION = 1
 
 
-Finite = Annotated[float, Field(ge=-MOST, le=MOST, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)]
-Step = Annotated[int, Field(ge=0, le=MOST_STEPS)]
-ArmName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^\P{Cc}*$")]
-BenchId = Annotated[str, Field(pattern=f"^{BENCH_ID}$")]
-Sentence = Annotated[Any, _written(LONG)]
-Completion = Annotated[Any, _written(LONGEST)]
-Share = Annotated[Any, AfterValidator(_share)]
-# NaN is a value that is missing, as null is.
-Amount = Annotated[NonNegative | None, BeforeValidator(_nan_as_null)]
-Spent = Annotated[dict[Text, Amount], Field(max_length=MOST_NAMES)]
+def without_nulls(raw: Any) -> Any:
+    """A table without the keys that are null, which stand for what was not recorded."""
+    return {key: value for key, value in raw.items() if value is not None} if isinstance(raw, dict) else raw
 
 
-class _Read(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+def as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
-class _Rollout(_Read):
-    engine: Text | None = None
+class RunRecord(Record):
+    """A run as bench.json lists it. A key that is null is one that was not recorded, and stands at its default."""
 
-
-class _Critic(_Read):
-    kind: Text | None = None
-    warmup_steps: Step | None = None
-
-
-class _Arm(_Read):
-    rollout: _Rollout | None = None
-    critic: _Critic | None = None
-
-
-class _Budget(_Read):
-    currency: Text | None = None
-    limit: NonNegative | None = None
-
-
-class _SpecSuite(_Read):
-    target: Annotated[float, Field(ge=0, le=1)] | None = None
-
-
-class _SpecModel(_Read):
-    name: Annotated[str, Field(max_length=2000, pattern=r"^\P{Cc}*$")] | None = None
-
-
-class _SpecBudget(_Read):
-    memory_gib: NonNegative | None = None
-
-
-class _Spec(_Read):
-    suite: _SpecSuite | None = None
-    model: _SpecModel | None = None
-    budget: _SpecBudget | None = None
-
-
-class _Setting(_Read):
-    key: Text | None = None
-    values: Annotated[dict[ArmName, Any], Field(max_length=MOST_ARMS)] | None = None
-    why: Sentence | None = None
-
-
-class _Evidence(_Read):
-    seed: Whole
-    weights: Annotated[dict[ArmName, Text | None], Field(max_length=MOST_ARMS)] | None = None
-    prompts: Annotated[dict[ArmName, Text | None], Field(max_length=MOST_ARMS)] | None = None
-    first_rollout: Annotated[dict[ArmName, Text | None], Field(max_length=MOST_ARMS)] | None = None
-    equal: bool | None = None
-
-
-class _Matching(_Read):
-    verdict: Text | None = None
-    shared: Annotated[list[_Setting], Field(max_length=MOST_ROWS)] | None = None
-    declared: Annotated[list[_Setting], Field(max_length=MOST_ROWS)] | None = None
-    undeclared: Annotated[list[_Setting], Field(max_length=MOST_ROWS)] | None = None
-    evidence: Annotated[list[_Evidence], Field(max_length=MOST_ROWS)] | None = None
-
-
-class _Environment(_Read):
-    python: Text | None = None
-    platform: Text | None = None
-    device: Text | None = None
-    cpu: Text | None = None
-    cpu_identity: Text | None = None
-    cores: Whole | None = None
-    torch_threads: Whole | None = None
-    cuda: Text | None = None
-    packages: Annotated[dict[Text, Text], Field(max_length=MOST_NAMES)] | None = None
-    git_commit: Text | None = None
-
-
-class _Edge(_Read):
-    gemm_s: Finite | None = None
-
-
-class _Where(_Read):
-    phase: Text
-    component: Text
-
-
-class _Run(_Read):
     arm: ArmName
     seed: Whole
+    order: Whole = 0
     status: Text
     reason: Sentence | None = None
-    order: Whole | None = None
     mlflow_run_id: Text | None = None
-    steps: Step | None = None
-    spent: Spent | None = None
-    seconds: Finite | None = None
-    out_of_memory_in: _Where | None = None
-    conditions: Annotated[dict[Text, _Edge], Field(max_length=MOST_NAMES)] | None = None
-    resumed: Annotated[list[Step], Field(max_length=MOST_ROWS)] | None = None
-    hung: Annotated[list[Sentence], Field(max_length=MOST_ROWS)] | None = None
-    try_again: bool | None = None
+    steps: StepNumber = 0
+    spent: Spent = {}
+    seconds: FiniteOrNull = None
+    """Wall-clock seconds of its process, over all its attempts."""
+    out_of_memory_in: Annotated[dict[str, str] | None, checked_as(OutOfMemoryIn | None)] = None
+    """Phase and component, where that is what ended it."""
+    conditions: Annotated[dict[Text, Annotated[Any, checked_as(MachineState)]], Field(max_length=MOST_NAMES)] = {}
+    """The machine "before" and "after" (`harness.measure.machine_state`)."""
+    resumed: Annotated[list[StepNumber], Field(max_length=MOST_ROWS)] = []
+    """The steps after which it went on from a checkpoint."""
+    hung: Annotated[list[Sentence], Field(max_length=MOST_ROWS)] = []
+    """Where it hung, each time that it was started again for that."""
+    try_again: bool = False
+    """Something outside the benchmark made it fail, as a full disk does, so it is worth another try."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_recorded(cls, raw: Any) -> Any:
+        return without_nulls(raw)
+
+    @classmethod
+    def planned(cls, arm: str, seed: int, order: int, **known: Any) -> RunRecord:
+        """A run that is still to begin."""
+        return cls(arm=arm, seed=seed, order=order, status="not started", **{"seconds": 0.0, **known})
+
+    def again(self) -> RunRecord:
+        """A run that did not come to its end, about to go on."""
+        return RunRecord.planned(
+            self.arm, self.seed, self.order, seconds=self.seconds, resumed=self.resumed, hung=self.hung
+        )
+
+    @property
+    def title(self) -> str:
+        return f"{self.arm} seed {self.seed}"
+
+    @property
+    def folder(self) -> str:
+        return f"{self.arm}-seed{self.seed}"
+
+    @property
+    def finished(self) -> bool:
+        return self.status == "finished"
 
 
-class _Fit(_Read):
-    tokens: Whole | None = None
-    whole: Whole | None = None
-    cap_bytes: NonNegative | None = None
-
-
-class _Part(_Read):
-    device: Text | None = None
-
-
-class _Resumed(_Read):
-    git_commit: Text | None = None
-
-
-class Bench(_Read):
+class Bench(Record):
     """bench.json. What has no default is written by every version, and the page asks for it."""
+
+    # Not there where there is nothing to say.
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("chosen", "resumed", "fit", "combined")
 
     schema_version: Literal[1]
     bench_id: BenchId
@@ -212,25 +135,51 @@ class Bench(_Read):
     created: Text | None
     finished: Text | None
     status: Text | None
-    margin: Annotated[float, Field(ge=0, le=1)] | None = None
-    budget: _Budget
-    spec: _Spec | None = None
-    arms: Annotated[dict[ArmName, _Arm], Field(min_length=1, max_length=MOST_ARMS)]
+    primary: Text | None = None
+    margin: Fraction | None = None
+    budget: Annotated[Any, checked_as(Budget)]
+    spec: Annotated[Any, checked_as(Spec | None)] = None
+    """The benchmark's settings, resolved."""
+    chosen: dict[str, Any] | None = None
+    """Those of them that are not the defaults."""
+    arms: Annotated[dict[ArmName, Annotated[Any, checked_as(Arm)]], Field(min_length=1, max_length=MOST_ARMS)]
+    """Every arm as it is run."""
     eval_tasks: Annotated[list[Text], Field(max_length=MOST_NAMES)] | None = None
-    matching: _Matching
-    environment: _Environment | None = None
-    runs: Annotated[list[_Run], Field(max_length=MOST_ROWS)]
-    fit: Annotated[dict[ArmName, _Fit], Field(max_length=MOST_ARMS)] | None = None
-    combined: Annotated[list[_Part], Field(max_length=MOST_ROWS)] | None = None
-    resumed: Annotated[list[_Resumed], Field(max_length=MOST_ROWS)] | None = None
+    environment: Annotated[Any, checked_as(Environment | None)] = None
+    parameters: Whole = 0
+    """The policy's."""
+    resumed: Annotated[list[Annotated[Any, checked_as(Resumption)]], Field(max_length=MOST_ROWS)] | None = None
+    fit: Annotated[dict[ArmName, Annotated[Any, checked_as(Fit)]], Field(max_length=MOST_ARMS)] | None = None
+    """Under `same_gpu`, what was found of each arm's largest micro-batch."""
+    combined: Annotated[list[Annotated[Any, checked_as(CombinedPart)]], Field(max_length=MOST_ROWS)] | None = None
+    runs: Annotated[list[RunRecord], Field(max_length=MOST_ROWS)]
+    matching: Annotated[Any, checked_as(Matching)]
 
-    _is_bounded = model_validator(mode="before")(_bounded)
+    _is_bounded = model_validator(mode="before")(bounded)
+
+    @property
+    def title(self) -> str:
+        return self.bench_id
+
+    def dump(self) -> dict[str, Any]:
+        return {key: value for key, value in self.model_dump().items() if not (value is None and key in self.OPTIONAL)}
 
 
-class _Sample(_Read):
+def upgrade(raw: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A bench.json of any version that is known as one of this version. EvidenceError for an unknown version.
+
+    There is one version so far. What its later writers added has a default, which is what older ones ran with.
+    """
+    version = raw.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise EvidenceError(f"{where}: schema_version {brief(version)}; this program reads {SCHEMA_VERSION}")
+    return raw
+
+
+class _Answer(Record):
     """One question with its answer. How many sampled answers were right is no fault here: what is no count is none."""
 
-    id: Annotated[Any, AfterValidator(_id)]
+    id: QuestionId
     prompt: Completion | None = None
     answer: Completion | None = None
     completion: Completion | None = None
@@ -242,86 +191,83 @@ class _Sample(_Read):
     majority_correct: Share = None
 
 
-class Evaluated(_Read):
-    """A file of evals/."""
+class Evaluation(Record):
+    """One policy on one task. label: "base", "step-000030" or "final"."""
 
     task: Text
+    questions: StepNumber
+    metrics: Annotated[dict[Text, FiniteOrNull], Field(max_length=MOST_NAMES)]
+    samples: Annotated[tuple[Annotated[Any, checked_as(_Answer)], ...], BeforeValidator(as_tuple)] = ()
     label: Text
-    step: Step | None = None
-    spent: Spent | None = None
-    questions: Step
-    metrics: Annotated[dict[Text, Finite | None], Field(max_length=MOST_NAMES)]
-    samples: list[_Sample] | None = None
+    step: StepNumber = 0
+    spent: Spent = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_recorded(cls, raw: Any) -> Any:
+        return without_nulls(raw)
+
+    @classmethod
+    def made(cls, measured: Mapping[str, Any]) -> Self:
+        """Of what was measured: a metric that is no number is null."""
+        metrics = {
+            name: value if value is not None and abs(value) <= MOST else None
+            for name, value in measured["metrics"].items()
+        }
+        return cls.model_validate({**measured, "metrics": metrics})
 
 
-class Sampled(_Read):
-    """A line of samples.jsonl."""
+class Line(Record):
+    """A line of a journal. nonfinite: the names of its numbers that are null because they were none."""
 
-    step: Step
+    nonfinite: Annotated[list[Text], Field(max_length=MOST_COLUMNS)] | None = None
+
+    @classmethod
+    def made(cls, line: Mapping[str, Any]) -> Self:
+        """Of what was measured: a number that is none, or larger than a report could show, is null and named."""
+        lost = [name for name, value in line.items() if isinstance(value, int | float) and not abs(value) <= MOST]
+        return cls.model_validate({**line, **dict.fromkeys(lost), "nonfinite": sorted(lost) or None})
+
+    def dump(self) -> dict[str, Any]:
+        line = self.model_dump()
+        nonfinite = line.pop("nonfinite")
+        return line if nonfinite is None else {**line, "nonfinite": nonfinite}
+
+
+class Sample(Line):
+    """A line of samples.jsonl: a completion that was trained on, with its reward."""
+
+    step: StepNumber
+    prompt_id: QuestionId | None = None
+    sample: Whole | None = None
     prompt: Completion | None = None
     answer: Completion | None = None
     completion: Completion | None = None
-    extracted: Completion | None = None
-    reward: Finite | None = None
+    reward: FiniteOrNull = None
     correct: Share = None
+    extracted: Completion | None = None
     truncated: Share = None
 
 
-class Stepped(_Read):
-    """A line of steps.jsonl, beside its numbers. nonfinite: the names of those that were no number and are null."""
+class Step(Line):
+    """A line of steps.jsonl: a step's numbers by name."""
 
-    step: Step
-    nonfinite: Annotated[list[Text], Field(max_length=MOST_COLUMNS)] | None = None
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, FiniteOrNull]
 
+    step: StepNumber
 
-def _spends_nothing_below_zero(numbers: dict[str, float | None]) -> dict[str, float | None]:
-    for name, value in numbers.items():
-        if value is not None and value < 0 and name.startswith("budget/"):
-            raise ValueError(f"{name} = {value:g}: expected a number of at least 0")
-    return numbers
-
-
-Numbers: TypeAdapter[dict[str, float | None]] = TypeAdapter(
-    Annotated[
-        dict[Text, Finite | None], Field(max_length=MOST_COLUMNS), AfterValidator(_spends_nothing_below_zero)
-    ],
-    config=ConfigDict(strict=True),
-)  # fmt: skip
-"""The numbers of a step by name."""
-
-
-@dataclass
-class RunRow:
-    """A run as bench.json lists it."""
-
-    arm: str
-    seed: int
-    order: int
-    status: str = "not started"
-    reason: str | None = None
-    mlflow_run_id: str | None = None
-    steps: int = 0
-    spent: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    out_of_memory_in: dict[str, str] | None = None
-    """Phase and component, where that is what ended it."""
-    conditions: dict[str, Any] = field(default_factory=dict)
-    """The machine "before" and "after" (`harness.measure.machine_state`)."""
-    resumed: list[int] = field(default_factory=list)
-    """The steps after which it went on from a checkpoint."""
-    hung: list[str] = field(default_factory=list)
-    """Where it hung, each time that it was started again for that."""
-    try_again: bool = False
-    """Something outside the benchmark made it fail, as a full disk does."""
-
-    @property
-    def folder(self) -> str:
-        return f"{self.arm}-seed{self.seed}"
-
-    @classmethod
-    def again(cls, row: RunRow) -> RunRow:
-        """A run that did not come to its end, about to go on."""
-        return cls(row.arm, row.seed, row.order, seconds=row.seconds, resumed=row.resumed, hung=row.hung)
+    @model_validator(mode="after")
+    def _has_sound_columns(self) -> Self:
+        columns = self.model_extra or {}
+        if len(columns) > MOST_COLUMNS:
+            raise ValueError(f"more than {MOST_COLUMNS:,} columns")
+        for name, value in columns.items():
+            if len(name) > LONGEST_NAME or any(unicodedata.category(char) == "Cc" for char in name):
+                raise ValueError(f"{brief(name)}: expected a name of at most {LONGEST_NAME} printed characters")
+            if value is not None and value < 0 and name.startswith("budget/"):
+                raise ValueError(f"{name} = {value:g}: expected a number of at least 0")
+        return self
 
 
 def evidence_of(record: Mapping[str, Any]) -> dict[tuple[str, int], Mapping[str, str]]:

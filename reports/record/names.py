@@ -26,7 +26,8 @@ Count = Annotated[int, Field(ge=1, le=LARGEST)]
 Whole = Annotated[int, Field(ge=0, le=LARGEST)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 # What others wrote in a record or a baseline; it may be shown on a terminal, which control characters would command.
-Text = Annotated[str, Field(max_length=300, pattern=r"^\P{Cc}*$")]
+LONGEST_NAME = 300
+Text = Annotated[str, Field(max_length=LONGEST_NAME, pattern=r"^\P{Cc}*$")]
 # It names a folder and stands in search conditions.
 BENCH_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 Currency = Literal["device_seconds", "generated_tokens", "samples", "steps", "flops"]

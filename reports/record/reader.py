@@ -1,11 +1,5 @@
 """Read what a benchmark left: one folder, whether it was written here or fetched from a tracking server.
 
-    bench.json                         the resolved benchmark, its audit, its runs
-    base/evals/base-<task>.json        the policy before training
-    <arm>-seed<k>/steps.jsonl          one flat object a step
-    <arm>-seed<k>/evals/*.json         downstream accuracy, with every answer
-    <arm>-seed<k>/samples.jsonl        a few training completions
-
 A file that cannot be read is an error naming the file and the line: a report that skips what it cannot parse shows
 only what went well. The files may be anybody's, so they are checked before they are handed on
 (`reports.record.models`). Runs that did not finish are records like any other; what to do with them is decided later.
@@ -13,7 +7,6 @@ only what went well. The files may be anybody's, so they are checked before they
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,61 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, ValidationError
+from pydantic import ConfigDict
 
 from reports.record.errors import EvidenceError
-from reports.record.faults import brief, one_line
-from reports.record.models import MOST_COLUMNS, Bench, Evaluated, Numbers, Sampled, Stepped
+from reports.record.journal import numbered_lines, parse
+from reports.record.models import Bench, Evaluation, RunRecord, Sample, Step, upgrade
+from reports.record.values import MOST_COLUMNS
 
-SCHEMA_VERSION = 1
 # A run whose timed work took this much longer than the quickest of its benchmark was slowed by something.
 SLOWED = 0.15
-# A refusal shows the value at fault, which may be a table of tables.
-_MOST_SAID = 500
 _REQUIRED = ("schema_version", "bench_id", "suite", "arms", "runs", "budget", "matching")
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """One policy on one task. label: "base", "step-000030" or "final"."""
+class Run(RunRecord):
+    """A run's record with what its folder holds. evaluations: in the order of their steps, "final" last."""
 
-    task: str
-    label: str
-    step: int
-    spent: Mapping[str, float | None]
-    questions: int
-    metrics: Mapping[str, float | None]
-    samples: tuple[Mapping[str, Any], ...]
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
-
-@dataclass(frozen=True)
-class Run:
-    """One arm with one seed. evaluations: in the order of their steps, "final" last."""
-
-    arm: str
-    seed: int
-    status: str
-    reason: str | None
-    order: int
-    mlflow_run_id: str | None
-    steps: int
-    spent: Mapping[str, float | None]
-    seconds: float | None
     history: pd.DataFrame
+    """The steps, a row each; of a step that was made again the later one."""
     evaluations: tuple[Evaluation, ...] = ()
     samples: tuple[Mapping[str, Any], ...] = ()
-    out_of_memory_in: Mapping[str, str] | None = None
-    conditions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    resumed: tuple[int, ...] = ()
-    """The steps after which it went on from a checkpoint."""
-    hung: tuple[str, ...] = ()
-    """Where it hung, each time that it was started again for that."""
-    try_again: bool = False
-    """Something outside made it fail, so it is worth another try."""
-
-    @property
-    def finished(self) -> bool:
-        return self.status == "finished"
 
     def final(self, task: str) -> Evaluation | None:
         return next((e for e in self.evaluations if e.task == task and e.label == "final"), None)
@@ -141,71 +100,46 @@ def is_positive(value: Any) -> bool:
 def load(folder: Path) -> Records:
     """Read the folder of a benchmark. EvidenceError names the file and line of whatever is broken."""
     path = folder / "bench.json"
-    bench = _object(path)
+    raw = _object(path)
     for key in _REQUIRED:
-        if key not in bench:
+        if key not in raw:
             raise EvidenceError(f"{path}: the key {key!r} is missing")
-    if bench["schema_version"] != SCHEMA_VERSION:
-        raise EvidenceError(
-            f"{path}: schema_version {brief(bench['schema_version'])}; this program reads {SCHEMA_VERSION}"
-        )
-    _check(Bench, bench, str(path))
-    for arm in bench["arms"]:
+    record = upgrade(raw, str(path))
+    bench = Bench.read(record, str(path))
+    for arm in bench.arms:
         if any(character in arm for character in "/\\") or arm in (".", ".."):
             raise EvidenceError(f"{path}: {arm!r} cannot be the name of an arm")
-    runs = tuple(_run(folder, row) for row in bench["runs"])
+    runs = tuple(_run(folder, record) for record in bench.runs)
     seen = set()
     for run in runs:
-        if run.arm not in bench["arms"]:
+        if run.arm not in bench.arms:
             raise EvidenceError(f"{path}: a run of {run.arm!r}, which is not one of the arms")
         if (run.arm, run.seed) in seen:
             raise EvidenceError(f"{path}: two runs of {run.arm!r} with seed {run.seed}")
         seen.add((run.arm, run.seed))
     base = {evaluation.task: evaluation for evaluation in _evaluations(folder / "base" / "evals")}
-    return Records(bench, runs, base)
+    return Records(record, runs, base)
 
 
-def _run(folder: Path, row: Mapping[str, Any]) -> Run:
-    arm, seed, status = row["arm"], row["seed"], row["status"]
-    own = folder / f"{arm}-seed{seed}"
+def _run(folder: Path, record: RunRecord) -> Run:
+    own = folder / record.folder
     # A killed run may leave half a line at the end of its journals; a finished one may not.
-    torn = status != "finished"
+    torn = not record.finished
     return Run(
-        arm=arm,
-        seed=seed,
-        status=status,
-        reason=row.get("reason"),
-        order=int(row.get("order") or 0),
-        mlflow_run_id=row.get("mlflow_run_id"),
-        steps=int(row.get("steps") or 0),
-        spent=row.get("spent") or {},
-        seconds=row.get("seconds"),
-        history=_history(own / "steps.jsonl", torn_end_allowed=torn),
+        **dict(record), history=_history(own / "steps.jsonl", torn_end_allowed=torn),
         evaluations=tuple(_evaluations(own / "evals")),
         samples=tuple(_samples(own / "samples.jsonl", torn_end_allowed=torn)),
-        out_of_memory_in=row.get("out_of_memory_in"),
-        conditions=row.get("conditions") or {},
-        resumed=tuple(row.get("resumed") or ()),
-        hung=tuple(row.get("hung") or ()),
-        try_again=bool(row.get("try_again")),
-    )
+    )  # fmt: skip
 
 
 def _history(path: Path, *, torn_end_allowed: bool) -> pd.DataFrame:
     lines, columns = [], set[str]()
-    for number, line in _lines(path, torn_end_allowed=torn_end_allowed):
+    for number, line in numbered_lines(path, torn_end_allowed=torn_end_allowed, or_none=True):
         where = f"{path}, line {number}"
-        if type(line.get("step")) is not int:
-            raise EvidenceError(f"{where}: no step number")
-        _check(Stepped, line, where)
-        try:
-            Numbers.validate_python({name: value for name, value in line.items() if name not in Stepped.model_fields})
-        except ValidationError as error:
-            raise EvidenceError(_refusal(where, error)) from None
+        lines.append(Step.read(line, where).dump())
         columns.update(line)
         if len(columns) > MOST_COLUMNS:
             raise EvidenceError(f"{where}: more than {MOST_COLUMNS:,} columns in all")
-        lines.append(line)
     history = pd.DataFrame(lines)
     if not history.empty:
         # A resumed run writes the steps after its checkpoint again; the later line is the one that counted.
@@ -215,8 +149,8 @@ def _history(path: Path, *, torn_end_allowed: bool) -> pd.DataFrame:
 
 
 def _samples(path: Path, *, torn_end_allowed: bool) -> Iterator[dict[str, Any]]:
-    for number, line in _lines(path, torn_end_allowed=torn_end_allowed):
-        _check(Sampled, line, f"{path}, line {number}")
+    for number, line in numbered_lines(path, torn_end_allowed=torn_end_allowed, or_none=True):
+        Sample.read(line, f"{path}, line {number}")
         yield line
 
 
@@ -231,16 +165,7 @@ def _evaluations(folder: Path) -> list[Evaluation]:
 
 def _evaluation(path: Path) -> Evaluation:
     raw = _object(path)
-    _check(Evaluated, raw, str(path))
-    evaluation = Evaluation(
-        task=raw["task"],
-        label=raw["label"],
-        step=raw.get("step") or 0,
-        spent=raw.get("spent") or {},
-        questions=raw["questions"],
-        metrics=raw["metrics"],
-        samples=tuple(raw.get("samples") or ()),
-    )
+    evaluation = Evaluation.read(raw, str(path))
     ids = [sample["id"] for sample in evaluation.samples]
     if len(set(ids)) != len(ids):
         raise EvidenceError(f"{path}: a question appears twice")
@@ -255,63 +180,15 @@ def _evaluation(path: Path) -> Evaluation:
     return evaluation
 
 
-def _check(model: type[BaseModel], value: Any, where: str) -> None:
-    """EvidenceError naming the place and the key of the first fault."""
-    try:
-        model.model_validate(value)
-    except ValidationError as error:
-        raise EvidenceError(_refusal(where, error)) from None
-
-
-def _refusal(where: str, error: ValidationError) -> str:
-    said = one_line(error, lambda _: ())
-    return f"{where}: {said if len(said) <= _MOST_SAID else said[:_MOST_SAID] + '…'}"
-
-
 def _object(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse(path.read_bytes())
     except FileNotFoundError:
         raise EvidenceError(f"{path}: there is no such file") from None
-    except UnicodeDecodeError as error:
-        raise EvidenceError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    except json.JSONDecodeError as error:
-        raise EvidenceError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
     except OSError as error:
         raise EvidenceError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise EvidenceError(f"{path}: not JSON ({_beyond(error)})") from None
+    except ValueError as error:
+        raise EvidenceError(f"{path}: {error}") from None
     if not isinstance(value, dict):
         raise EvidenceError(f"{path}: not a JSON object")
     return value
-
-
-def _lines(path: Path, *, torn_end_allowed: bool) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) for every line of a journal; a journal that was never begun has none."""
-    # Split at the line feed alone: str.splitlines would also cut at separators inside a completion.
-    try:
-        pieces = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise EvidenceError(f"{path}: cannot be read ({error.strerror})") from None
-    for number, piece in enumerate(pieces, start=1):
-        if not piece.strip():
-            continue
-        try:
-            value = json.loads(piece.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            if torn_end_allowed and number == len(pieces):
-                return
-            raise EvidenceError(f"{path}, line {number}: not JSON ({_beyond(error)})") from None
-        if not isinstance(value, dict):
-            raise EvidenceError(f"{path}, line {number}: not a JSON object")
-        yield number, value
-
-
-def _beyond(error: ValueError | RecursionError) -> str:
-    """Why JSON could not be read. What Python says of its own limits is no help to whoever wrote the file."""
-    if isinstance(error, RecursionError):
-        return "nested too deep"
-    syntax = isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
-    return str(error) if syntax else "a number of thousands of digits"

@@ -1,4 +1,4 @@
-"""Writes a benchmark folder with made-up numbers, for tests of what reads such folders.
+"""Writes a benchmark folder with made-up numbers, for tests of what reads such folders: by the models of the record.
 
 Nothing here is a measurement: rewards rise along a curve, answers are drawn from a seeded generator, and every path is
 marked with the suite name "synthetic" unless a test asks for another.
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from reports.record.models import Bench, Evaluation, RunRecord, Sample, Step
 from reports.stats.pass_at_k import pass_at, sizes
 
 TASKS = ("synthetic_heldout", "synthetic_transfer")
@@ -78,23 +79,15 @@ def write_bench(
                         answers = _answers(accuracy, difficulty, hash_of(seed, arms.index(arm), index, step))
                         part = {axis: value * step / count for axis, value in spent.items()}
                         _evaluation(own, task, label, step, part, answers, completions, sampled)
+            where = {"phase": "critic_update", "component": "critic_optimizer"} if status == "out_of_memory" else None
             runs.append(
-                {
-                    "arm": arm,
-                    "seed": seed,
-                    "status": status,
-                    "reason": None if status == "finished" else f"made up: {status} at step {count}",
-                    "order": order,
-                    "mlflow_run_id": None,
-                    "steps": count,
-                    "spent": spent,
-                    "seconds": spent["device_seconds"] + 11.5,
-                    "out_of_memory_in": {"phase": "critic_update", "component": "critic_optimizer"}
-                    if status == "out_of_memory"
-                    else None,
-                    "conditions": {"before": {"gemm_s": 0.02}, "after": {"gemm_s": 0.021}},
-                }
-            )
+                RunRecord(
+                    arm=arm, seed=seed, order=order, status=status, steps=count, spent=spent,
+                    reason=None if status == "finished" else f"made up: {status} at step {count}",
+                    seconds=spent["device_seconds"] + 11.5, out_of_memory_in=where,
+                    conditions={"before": {"gemm_s": 0.02}, "after": {"gemm_s": 0.021}},
+                )
+            )  # fmt: skip
             order += 1
     bench = {
         "schema_version": 1,
@@ -124,7 +117,7 @@ def write_bench(
         },
         "runs": runs,
     }
-    write_json(folder / "bench.json", bench | top)
+    write_json(folder / "bench.json", Bench.model_validate(bench).dump() | top)
     return folder
 
 
@@ -243,10 +236,11 @@ def _journal(
             }
         if nan_metric:
             line[nan_metric] = None
-        lines.append(json.dumps(line))
+        lines.append(json.dumps(Step.made(line).dump()))
         if step % 20 == 0:
             sample = {"step": step, "prompt_id": "p0", "sample": 0, "prompt": "1+1=", "answer": "2", "completion": "2"}
-            samples.append(json.dumps(sample | {"reward": 1.0, "correct": True, "extracted": "2", "truncated": False}))
+            sample |= {"reward": 1.0, "correct": True, "extracted": "2", "truncated": False}
+            samples.append(json.dumps(Sample.made(sample).dump()))
     own.mkdir(parents=True, exist_ok=True)
     (own / "steps.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     (own / "samples.jsonl").write_text("".join(f"{line}\n" for line in samples), encoding="utf-8")
@@ -301,22 +295,20 @@ def _evaluation(
     if sampled:
         drawn[f"majority_at_{sampled}"] = np.mean([2 * c > sampled for c in rights])
     mean = float(correct.mean())
-    write_json(
-        own / "evals" / f"{label}-{task}.json",
-        {
-            "task": task,
-            "label": label,
-            "step": step,
-            "spent": dict(spent),
-            "questions": len(samples),
-            "metrics": {
-                "accuracy": mean,
-                "exact_match_strict": mean,
-                "exact_match_flexible": mean,
-                "truncated_fraction": sum(s["truncated"] for s in samples) / len(samples),
-                "no_answer_fraction": 0.01,
-                **{name: float(value) for name, value in drawn.items()},
-            },
-            "samples": samples,
+    evaluation = {
+        "task": task,
+        "label": label,
+        "step": step,
+        "spent": dict(spent),
+        "questions": len(samples),
+        "metrics": {
+            "accuracy": mean,
+            "exact_match_strict": mean,
+            "exact_match_flexible": mean,
+            "truncated_fraction": sum(s["truncated"] for s in samples) / len(samples),
+            "no_answer_fraction": 0.01,
+            **{name: float(value) for name, value in drawn.items()},
         },
-    )
+        "samples": samples,
+    }
+    write_json(own / "evals" / f"{label}-{task}.json", Evaluation.made(evaluation).dump())

@@ -18,7 +18,7 @@ from harness.cli import REGISTRY, app
 from reports.record.errors import InfrastructureError, UserError
 from reports.record.folder import locked
 from reports.record.journal import read_json, write_json
-from reports.record.models import RunRow, evidence_of
+from reports.record.models import RunRecord, evidence_of
 
 
 def resume(folder: Path) -> str:
@@ -67,8 +67,10 @@ def test_evidence_is_read_back_as_it_was_gathered():
 
 
 def test_a_run_that_goes_on_keeps_its_place_and_its_time():
-    row = RunRow("ppo", 1, 2, status="failed", reason="lost", steps=9, seconds=7.5, resumed=[4], hung=["there"])
-    again = RunRow.again(row)
+    row = RunRecord(
+        arm="ppo", seed=1, order=2, status="failed", reason="lost", steps=9, seconds=7.5, resumed=[4], hung=["there"]
+    )
+    again = RunRecord.again(row)
     assert (again.status, again.reason, again.seconds, again.resumed, again.order) == ("not started", None, 7.5, [4], 2)
     assert again.hung == ["there"]
 

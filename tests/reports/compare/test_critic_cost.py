@@ -9,7 +9,8 @@ from reports import text
 from reports.compare.critic_cost import Share, charges, point_costs
 from reports.compare.phase_costs import Bars
 from reports.pages import cost_tables
-from reports.record.reader import Evaluation, Records, Run
+from reports.record.models import Evaluation
+from reports.record.reader import Records, Run
 
 MIB = 2**20
 STEP = {
@@ -27,14 +28,16 @@ CRITIC = {
 
 
 def evaluation(accuracy, label="final"):
-    return Evaluation("sums", label, 4, {}, 100, {"accuracy": accuracy}, ())
+    metrics = {"accuracy": accuracy}
+    return Evaluation.made({"task": "sums", "label": label, "step": 4, "questions": 100, "metrics": metrics})
 
 
 def run(arm, seed, steps, accuracy=0.5, **spent):
     history = pd.DataFrame([{"step": number, **step} for number, step in enumerate(steps, start=1)])
     return Run(
-        arm, seed, "finished", None, 0, None, len(steps), spent, 1.0, history, evaluations=(evaluation(accuracy),)
-    )
+        arm=arm, seed=seed, status="finished", steps=len(steps), spent=spent, seconds=1.0, history=history,
+        evaluations=(evaluation(accuracy),),
+    )  # fmt: skip
 
 
 def records(*runs, critic=None, base=0.3):
@@ -75,7 +78,7 @@ def test_an_arm_without_a_critic_is_charged_nothing():
 
 def test_runs_are_averaged_and_those_that_failed_left_out():
     failed = run("ppo", 2, [STEP | CRITIC | {"time/step_s": 1e6}] * 2)
-    failed = Run(**{**{f: getattr(failed, f) for f in Run.__dataclass_fields__}, "status": "diverged"})
+    failed = failed.replaced(status="diverged")
     runs = [run("ppo", seed, [STEP | CRITIC | {"time/step_s": 10.0 + seed}] * 2) for seed in (0, 1)]
     (charge,) = charges(records(*runs, failed))
     assert charge.seconds == Share(2.0, 10.5)
