@@ -30,6 +30,8 @@ from reports.record.identity import (
     stack,
     starts,
 )
+from reports.record.journal import parse_object
+from reports.record.models import Bench, upgrade
 from reports.record.names import Text, Whole
 
 FILES = COMPARISON, BENCH = "comparison.json", "bench.json"
@@ -131,53 +133,6 @@ class Found(_Read):
         return None
 
 
-class _ArmTables(_Read):
-    rollout: dict[str, Any] = {}
-
-
-class _Environment(_Read):
-    python: Text | None = None
-    device: Text | None = None
-    cpu_identity: Text | None = None
-    cores: Whole | None = None
-    torch_threads: Whole | None = None
-    cuda: Text | None = None
-    packages: Annotated[dict[Text, Text], Field(max_length=MOST_NAMES)] = {}
-    git_commit: Text | None = None
-
-
-class _Evidence(_Read):
-    seed: Whole
-    weights: Annotated[dict[ArmName, Text], Field(max_length=MOST_ARMS)] = {}
-    prompts: Annotated[dict[ArmName, Text], Field(max_length=MOST_ARMS)] = {}
-
-
-class _Matching(_Read):
-    evidence: Annotated[tuple[_Evidence, ...], Field(max_length=MOST_SEEDS)] = ()
-
-
-class _Edge(_Read):
-    gemm_s: Finite | None = None
-
-
-class _Resumed(_Read):
-    git_commit: Text | None = None
-
-
-class _Run(_Read):
-    conditions: Annotated[dict[Text, _Edge], Field(max_length=2)] = {}
-
-
-class _Bench(_Read):
-    bench_id: Text
-    spec: dict[str, Any]
-    arms: Annotated[dict[ArmName, _ArmTables], Field(max_length=MOST_ARMS)]
-    environment: _Environment
-    matching: _Matching
-    runs: Annotated[tuple[_Run, ...], Field(max_length=MOST_RUNS)]
-    resumed: Annotated[tuple[_Resumed, ...], Field(max_length=MOST_RUNS)] = ()
-
-
 @dataclass(frozen=True)
 class Ran:
     """What a benchmark ran with and on, from its bench.json.
@@ -209,17 +164,21 @@ def as_recorded(spec: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def read_bench(content: bytes, bench_id: str, in_full: InFull = as_recorded) -> Ran:
     """Raises EvidenceError, one line, for anything that is not the record of that benchmark."""
-    bench = _validated(_Bench, content)
+    try:
+        raw = parse_object(content)
+    except ValueError as error:
+        raise EvidenceError(str(error)) from None
+    bench = Bench.read(upgrade(raw, BENCH), BENCH)
     if bench.bench_id != bench_id:
         raise EvidenceError("it is of another benchmark")
-    record = bench.model_dump()
-    times = [edge.gemm_s for run in bench.runs for edge in run.conditions.values() if edge.gemm_s is not None]
-    known = [time for time in times if time > 0]
-    commits = dict.fromkeys([bench.environment.git_commit, *(each.git_commit for each in bench.resumed)])
+    record = bench.dump()
+    times = [state.get("gemm_s") for run in bench.runs for state in run.conditions.values()]
+    known = [time for time in times if time is not None and time > 0]
+    commits = [each.get("git_commit") for each in (record["environment"] or {}, *(bench.resumed or []))]
     try:
         return Ran(
-            settings=settings({"spec": in_full(bench.spec)}), stack=stack(record), device=device(record),
-            starts=starts(record), commit=" then ".join(filter(None, commits)) or None,
+            settings=settings({"spec": in_full(bench.spec or {})}), stack=stack(record), device=device(record),
+            starts=starts(record), commit=" then ".join(dict.fromkeys(filter(None, commits))) or None,
             gemm=(min(known), median(known), max(known)) if known else None,
         )  # fmt: skip
     except ValidationError as error:

@@ -14,6 +14,7 @@ from synthetic_history import SUITE, nights, one, past, store
 from typer.testing import CliRunner
 
 from harness.cli import app
+from harness.config.file import in_full
 from harness.tracking.fetch import past_benchmarks
 from reports.pages.trend_page import render, write
 from reports.record.errors import InfrastructureError, UserError
@@ -26,7 +27,7 @@ HOSTILE = "<script>alert(1)</script></svg>\0\u202eevil&$x$http://out.example"
 
 
 def of(*every: Past) -> History:
-    return history(SUITE, every)
+    return history(SUITE, every, in_full)
 
 
 def groups(found: History) -> list[str | None]:
