@@ -280,7 +280,7 @@ class Benchmark:
         self.record = self.record.replaced(status=status, finished=stamp())
         # Runs that were only told again may still be on their way.
         tracker.wait_for_ids(ID_PATIENCE_S)
-        self.rows = [replace(row, mlflow_run_id=tracker.run_id(row.folder) if row.steps else None) for row in self.rows]
+        self.rows = [row.replaced(mlflow_run_id=tracker.run_id(row.folder) if row.steps else None) for row in self.rows]
         try:
             self._write()
             return report(self.folder)
