@@ -68,8 +68,8 @@ def tabulate(records: Records) -> Tables:
         finished={arm: {run.seed: run for run in records.of(arm)} for arm in records.arms},
         tasks=records.tasks,
         base=records.base,
-        settings=bench["arms"] if isinstance(bench["arms"], Mapping) else {},
-        currency=str(bench["budget"].get("currency")),
+        settings=bench["arms"],
+        currency=str((bench.get("budget") or {}).get("currency")),
         target=((bench.get("spec") or {}).get("suite") or {}).get("target"),
     )
 

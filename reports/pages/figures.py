@@ -28,17 +28,18 @@ def curves(
 
     share: values from 0 to 1, few enough to mark each.
     """
-    handles: list[Any] = [*_arm_handles(arms, {line.arm for line in found.lines}, found.means)]
-    handles.append(Line2D([], [], color=MUTED, lw=0.9, alpha=0.8, label="one seed"))
-    if bands:
-        handles.append(Patch(facecolor=MUTED, alpha=BAND, lw=0, label="95 % interval of the mean"))
-    if not all(line.counted for line in found.lines):
-        handles.append(Line2D([], [], color=MUTED, lw=1.1, ls=(0, (1, 2)), label="did not finish"))
-    room = legend_room(handles)
-    height = 3.6 + room
-    # There are many of these, of one shape: fixed margins take half the time of a layout solved for each.
-    with new_figure(prefix, WIDTH, height, layout=None) as (figure, done):
-        ax = figure.add_axes((0.075, 0.15 * 3.6 / height, 0.91, 0.74 * 3.6 / height))
+    with new_figure(prefix, WIDTH, 3.6, layout=None) as (figure, done):
+        handles: list[Any] = [*_arm_handles(arms, {line.arm for line in found.lines}, found.means)]
+        handles.append(Line2D([], [], color=MUTED, lw=0.9, alpha=0.8, label="one seed"))
+        if bands:
+            handles.append(Patch(facecolor=MUTED, alpha=BAND, lw=0, label="95 % interval of the mean"))
+        if not all(line.counted for line in found.lines):
+            handles.append(Line2D([], [], color=MUTED, lw=1.1, ls=(0, (1, 2)), label="did not finish"))
+        height = 3.6 + legend_room(handles)
+        figure.set_figheight(height)
+        # There are many of these, of one shape: fixed margins take half the time of a layout solved for each.
+        shrunk = 3.6 / height
+        ax = figure.add_axes((0.075, 0.15 * shrunk, 0.91, 0.74 * shrunk))
         _draw_curves(ax, found, arms, 100 if share else 1, dots=share)
         _draw_bands(ax, bands, arms, 100 if share else 1)
         name, unit = AXES[found.axis]
@@ -55,17 +56,17 @@ def stability(found: Mapping[str, Curves], arms: Sequence[str]) -> str | None:
     if not found:
         return None
     columns, rows = 3, math.ceil(len(found) / 3)
-    shown = {line.arm for one in found.values() for line in one.lines}
-    averaged = {arm for one in found.values() for arm in one.means}
-    handles = _arm_handles(arms, shown, averaged)
-    legend = legend_room(handles)
-    height = 2.0 * rows + 0.45 + legend
-    with new_figure("stability", WIDTH, height, layout=None) as (figure, done):
+    with new_figure("stability", WIDTH, 2.0 * rows + 0.45, layout=None) as (figure, done):
+        shown = {line.arm for one in found.values() for line in one.lines}
+        averaged = {arm for one in found.values() for arm in one.means}
+        handles = _arm_handles(arms, shown, averaged)
+        legend = legend_room(handles)
+        height = 2.0 * rows + 0.45 + legend
+        figure.set_figheight(height)
         grid = figure.subplots(rows, columns, squeeze=False)
         # In inches: 1.15 for every panel, 0.85 between two rows for a title and an axis.
-        figure.subplots_adjust(
-            0.075, 0.5 / height, 0.985, 1 - (0.65 + legend) / height, wspace=0.44, hspace=0.85 / 1.15
-        )
+        top = 1 - (0.65 + legend) / height
+        figure.subplots_adjust(0.075, 0.5 / height, 0.985, top, wspace=0.44, hspace=0.85 / 1.15)
         for ax in grid.flat[len(found) :]:
             ax.set_visible(False)
         for ax, (name, one) in zip(grid.flat, found.items(), strict=False):

@@ -107,8 +107,12 @@ class _Budget(_Read):
     limit: NonNegative | None = None
 
 
+_Pair = Annotated[list[ArmName], Field(min_length=2, max_length=2)]
+
+
 class _SpecSuite(_Read):
     target: Annotated[float, Field(ge=0, le=1)] | None = None
+    contrasts: Annotated[list[_Pair], Field(max_length=MOST_ROWS)] | None = None
 
 
 class _SpecModel(_Read):
