@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import text
 from reports.record.names import AXIS_NAMES, SPENT_UNITS
-from reports.stats.estimates import EQUIVALENCE_LEVEL, LEVEL, Estimate, Verdict
+from reports.stats.estimates import EQUIVALENCE_LEVEL, LEVEL, Estimate
+from reports.stats.verdict import Verdict, VerdictKind
+
+
+def alone(arm: str, mean: float | None) -> str:
+    """For a benchmark of one arm."""
+    name = text.arm_name(arm)
+    return f"Only {name} was run, so there is nothing to compare: it ended at {text.percent(mean)}."
+
+
+def unsupported(reason: str) -> str:
+    return f"These runs do not support a comparison: {reason}."
 
 
 def headline(
@@ -17,28 +29,25 @@ def headline(
     means: Mapping[str, float | None],
     margin: float | None,
 ) -> str:
-    """One sentence on the primary metric, a share, in percentage points."""
+    """One sentence on the primary metric of two arms, a share, in percentage points."""
     names = [text.arm_name(arm) for arm in arms]
     shares = [f"{name} {text.percent(means[arm])}" for name, arm in zip(names, arms, strict=True)]
-    if len(arms) == 1:
-        return f"Only {names[0]} was run, so there is nothing to compare: it ended at {text.percent(means[arms[0]])}."
-    if verdict.label == "invalid" or estimate is None or estimate.mean is None:
-        return f"These runs do not support a comparison: {verdict.reason}."
+    if verdict.kind is VerdictKind.INVALID or estimate is None or estimate.mean is None:
+        return unsupported(verdict.reason)
     against = f"{names[0]} {text.percent(means[arms[0]])}, {names[1]} {text.percent(means[arms[1]])}"
     difference = f"{names[0]} − {names[1]} = {text.points(estimate.mean)}"
     wide, narrow = estimate.interval(LEVEL), estimate.interval(EQUIVALENCE_LEVEL)
-    if verdict.label == "no verdict" or wide is None or narrow is None:
+    if verdict.kind is VerdictKind.NO_VERDICT or wide is None or narrow is None:
         return f"No verdict: {verdict.reason}. What was seen: {' and '.join(shares)} ({difference})."
     interval = f"{difference}, 95 % interval {text.span(*wide, 'points')}"
-    if verdict.label == "equivalent":
+    if verdict.kind is VerdictKind.EQUIVALENT:
         return (
             f"{names[0]} and {names[1]} ended equivalent in accuracy: {against}; {interval}, and the 90 % interval"
             f" {text.span(*narrow, 'points')} lies inside the declared margin of ±{text.points(margin, signed=False)}."
         )
-    if verdict.label == "inconclusive":
+    if verdict.kind is VerdictKind.INCONCLUSIVE:
         return f"These runs cannot tell {names[0]} from {names[1]} in accuracy: {against}; {interval}."
-    winner = next(n for arm, n in zip(arms, names, strict=True) if verdict.label == f"{arm} better")
-    loser = next(n for n in names if n != winner) if names[0] != names[1] else names[1]
+    winner, loser = names if verdict.winner == arms[0] else names[::-1]
     if verdict.beyond_margin:
         size = f"by more than the declared margin of {text.points(margin, signed=False)}"
     elif verdict.within_margin:
@@ -79,20 +88,20 @@ def power(verdict: Verdict, margin: float | None) -> str:
 
 def across_axes(arms: Sequence[str], quantity: str, verdicts: Mapping[str, Verdict]) -> str:
     """Who leads over the whole of training, per what; empty where nothing of that could be judged."""
-    first, second = arms
-    groups: dict[str, list[str]] = {}
+    a, b = (text.arm_name(arm) for arm in arms)
+    groups: dict[tuple[VerdictKind, str | None], list[str]] = {}
     for axis, judged in verdicts.items():
-        groups.setdefault(judged.label, []).append(f"per {AXIS_NAMES.get(axis, axis.replace('_', ' '))}")
-    a, b = text.arm_name(first), text.arm_name(second)
+        per = f"per {AXIS_NAMES.get(axis, axis.replace('_', ' '))}"
+        groups.setdefault((judged.kind, judged.winner), []).append(per)
     parts = [
-        f"{text.arm_name(arm)} leads {text.listed(groups[f'{arm} better'])}"
+        f"{text.arm_name(arm)} leads {text.listed(groups[VerdictKind.BETTER, arm])}"
         for arm in dict.fromkeys(arms)
-        if f"{arm} better" in groups
+        if (VerdictKind.BETTER, arm) in groups
     ]
-    if "equivalent" in groups:
-        parts.append(f"{a} and {b} tie {text.listed(groups['equivalent'])}")
-    if "inconclusive" in groups:
-        parts.append(f"these runs cannot tell {a} from {b} {text.listed(groups['inconclusive'])}")
+    if tied := groups.get((VerdictKind.EQUIVALENT, None)):
+        parts.append(f"{a} and {b} tie {text.listed(tied)}")
+    if unclear := groups.get((VerdictKind.INCONCLUSIVE, None)):
+        parts.append(f"these runs cannot tell {a} from {b} {text.listed(unclear)}")
     if not parts:
         return ""
     return f"Over the whole of training, not only at its end (mean {quantity} on the way): {'; '.join(parts)}."
@@ -107,9 +116,9 @@ def across_tasks(verdicts: Mapping[str, Verdict]) -> str:
     first = next(iter(verdicts), None)
     leads = []
     for task, verdict in corrected.items():
-        arm, better, _ = (verdict.alone or verdict.label).partition(" better")
-        if better and task != first:
-            leads.append(f"that of {text.arm_name(arm)} on {task} does{' not' if verdict.alone else ''}")
+        leader = verdict.alone or verdict.winner
+        if leader and task != first:
+            leads.append(f"that of {text.arm_name(leader)} on {task} does{' not' if verdict.alone else ''}")
     if not corrected:
         return ""
     rule = (
@@ -119,10 +128,51 @@ def across_tasks(verdicts: Mapping[str, Verdict]) -> str:
     return f"{rule}: {text.listed(leads)}." if leads else f"{rule}; here there is none."
 
 
+def contrasts(verdicts: Mapping[tuple[str, str], Verdict]) -> str:
+    """What came of several pairs of arms, in one sentence on the primary metric."""
+    parts: dict[VerdictKind, list[str]] = {}
+    for (first, second), verdict in verdicts.items():
+        a, b = text.arm_name(first), text.arm_name(second)
+        if verdict.kind is VerdictKind.BETTER:
+            winner, loser = (a, b) if verdict.winner == first else (b, a)
+            said = f"{winner} over {loser}"
+        else:
+            said = f"{a} and {b}"
+        parts.setdefault(verdict.kind, []).append(said)
+    words = {
+        VerdictKind.BETTER: "more accurate: {}",
+        VerdictKind.EQUIVALENT: "equivalent: {}",
+        VerdictKind.INCONCLUSIVE: "cannot be told apart: {}",
+        VerdictKind.DOES_NOT_FIT: "an arm does not fit: {}",
+        VerdictKind.NO_VERDICT: "no verdict: {}",
+        VerdictKind.INVALID: "not supported by their runs: {}",
+    }
+    found = [phrase.format(text.listed(parts[kind])) for kind, phrase in words.items() if kind in parts]
+    return f"Of {text.plural(len(verdicts), 'contrast')}, {'; '.join(found)}."
+
+
+def counts(verdicts: Sequence[Verdict]) -> str:
+    """'4 contrasts: 2 with a winner, 1 equivalent, 1 inconclusive'."""
+    kinds = Counter(verdict.kind for verdict in verdicts)
+    words = {VerdictKind.BETTER: "with a winner", VerdictKind.DOES_NOT_FIT: "with an arm that does not fit"}
+    order = (VerdictKind.BETTER, VerdictKind.EQUIVALENT, VerdictKind.INCONCLUSIVE)
+    ordered = dict.fromkeys((*order, *kinds))
+    said = [f"{kinds[kind]} {words.get(kind, kind.value)}" for kind in ordered if kinds[kind]]
+    return f"{text.plural(len(verdicts), 'contrast')}: {', '.join(said)}"
+
+
+def across_contrasts(pairs: int, tasks: int, lost: Sequence[tuple[str, str, str]]) -> str:
+    """What several comparisons ask of each. lost: winner, loser and task of the leads that do not outlast it."""
+    what = f"{pairs} contrasts" if tasks < 2 else f"{pairs} contrasts on {tasks} tasks"
+    rule = f"With {what}, a lead counts only where it outlasts a correction for all of these comparisons (Holm)"
+    named = [f"that of {text.arm_name(winner)} over {text.arm_name(loser)} on {task}" for winner, loser, task in lost]
+    if not named:
+        return f"{rule}."
+    return f"{rule}: {text.listed(named)} {'does' if len(named) == 1 else 'do'} not."
+
+
 def cost(arms: Sequence[str], seconds: Mapping[str, float | None], memory: Mapping[str, float | None]) -> str:
     """One sentence on time and memory; empty when neither was recorded in both arms."""
-    if len(arms) != 2:
-        return ""
     first, second = arms
     a, b = text.arm_name(first), text.arm_name(second)
     parts = []

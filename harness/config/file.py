@@ -6,7 +6,7 @@ Every fault is one line that names the file, the key, the value and what is acce
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +73,21 @@ def chosen(
         if unknown := [arm for arm in arms if arm not in have]:
             raise UserError(f"no arm {brief(unknown[0])}; this file has: {', '.join(have)}")
         raw["arms"] = {arm: have[arm] for arm in arms}
+        raw = without_contrasts_of(raw, have.keys() - set(arms))
     if seeds is not None:
         raw["seeds"] = list(seeds)
     return raw
+
+
+def without_contrasts_of(raw: dict[str, Any], left_out: Collection[str]) -> dict[str, Any]:
+    """The tables without the contrasts that arms which are not run were declared for."""
+    suite = raw.get("suite")
+    declared = suite.get("contrasts") if isinstance(suite, dict) else None
+    if not isinstance(suite, dict) or not isinstance(declared, list):
+        return raw
+    kept = [pair for pair in declared if not (isinstance(pair, list) and any(arm in pair for arm in left_out))]
+    others = {key: value for key, value in suite.items() if key != "contrasts"}
+    return {**raw, "suite": {**others, "contrasts": kept} if kept else others}
 
 
 def profiles_of(path: Path) -> list[str]:

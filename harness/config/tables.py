@@ -40,6 +40,9 @@ class SuiteTable(Table):
     """Differences in the primary metric smaller than this count as equal; declared before running."""
     target: Annotated[float, Field(gt=0, lt=1)] | None = None
     """An accuracy on the first task; the report says what each arm took to reach it, on every axis."""
+    contrasts: Annotated[tuple[tuple[Name, ...], ...], Field(min_length=1)] | None = None
+    """The pairs of arms that are held against each other, the first minus the second, as in [["ppo", "grpo"]]; else the
+    first arm against each other."""
 
 
 class ModelTable(Table):
@@ -216,6 +219,20 @@ class BenchSpec(Table):
     def _seeds_differ(self) -> BenchSpec:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds = {list(self.seeds)}: each seed once")
+        return self
+
+    @model_validator(mode="after")
+    def _contrasts_are_of_two_arms(self) -> BenchSpec:
+        seen: set[frozenset[str]] = set()
+        for pair in self.suite.contrasts or ():
+            where = f"suite.contrasts: {list(pair)}"
+            if unknown := [arm for arm in pair if arm not in self.arms]:
+                raise ValueError(f"{where}: no arm {unknown[0]!r}; accepted: {', '.join(self.arms)}")
+            if len(pair) != 2 or len(set(pair)) != 2:
+                raise ValueError(f"{where}: expected two different arms")
+            if frozenset(pair) in seen:
+                raise ValueError(f"{where}: each pair once")
+            seen.add(frozenset(pair))
         return self
 
     @model_validator(mode="after")

@@ -11,53 +11,77 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from reports.compare import early_stopping, metrics, per_question
+from reports.compare import early_stopping, metrics, tabulate
 from reports.compare.metrics import Metric
-from reports.compare.per_question import Reading
-from reports.record.models import Evaluation
-from reports.record.reader import Records
+from reports.compare.pairs import Terms
+from reports.compare.tabulate import Reading, Tables
 from reports.stats import estimates
 from reports.stats.pass_at_k import MOST_SAMPLES, pass_at, sizes
 
-Chosen = Mapping[str, Mapping[int, Evaluation | None]]
-AT_BEST_REWARD = "accuracy_at_best_reward"
+ACCURACY, GAIN, AT_BEST_REWARD = "accuracy", "gain", "accuracy_at_best_reward"
 _MAJORITY = re.compile(r"majority_at_([1-9]\d{0,3})")
 
 
-def accuracy_metrics(records: Records, problem: str | None) -> list[Metric]:
-    found = []
-    for task in records.tasks:
-        finals = {arm: {run.seed: run.final(task) for run in records.of(arm)} for arm in records.arms}
-        if not any(e for runs in finals.values() for e in runs.values()) and task not in records.base:
+def accuracy_metrics(tables: Tables, terms: Terms) -> list[Metric]:
+    rows = []
+    for task in tables.tasks:
+        finals = tables.finals(task)
+        if not any(e for own in finals.values() for e in own.values()) and task not in tables.base:
             continue
-        final = _share(
-            records, f"eval/{task}/accuracy", f"Accuracy, {task}", finals, "accuracy", per_question.right, problem
+        final = metrics.share(
+            f"eval/{task}/{ACCURACY}",
+            f"Accuracy, {task}",
+            finals,
+            terms,
+            task=task,
+            quantity=ACCURACY,
+            reading=tabulate.right,
+            margin=terms.margin,
         )
-        found.append(final)
-        base = records.base[task].metrics.get("accuracy") if task in records.base else None
-        if base is not None:
-            found.append(_gain(task, final, base))
-        if kept := early_stopping.kept_by_run(records, task):
-            chosen = {
-                arm: {s: one.evaluation if one else None for s, one in runs.items()} for arm, runs in kept.items()
-            }
-            name, title = f"eval/{task}/{AT_BEST_REWARD}", f"Accuracy at the best training reward, {task}"
-            found.append(_share(records, name, title, chosen, "accuracy", per_question.right, problem))
-    return found
+        rows.append(final)
+        if (base := tables.base_accuracy(task)) is not None:
+            rows.append(_gain(final, base))
+        if kept := early_stopping.kept_by_run(tables, task):
+            chosen = {arm: {s: one.evaluation if one else None for s, one in own.items()} for arm, own in kept.items()}
+            rows.append(
+                metrics.share(
+                    f"eval/{task}/{AT_BEST_REWARD}",
+                    f"Accuracy at the best training reward, {task}",
+                    chosen,
+                    terms,
+                    task=task,
+                    quantity=AT_BEST_REWARD,
+                    reading=tabulate.right,
+                    margin=terms.margin,
+                    values=tabulate.stated(chosen, ACCURACY),
+                )
+            )
+    return rows
 
 
-def sampled_metrics(records: Records, problem: str | None) -> list[Metric]:
+def sampled_metrics(tables: Tables, terms: Terms) -> list[Metric]:
     """pass@k for k = 1, 2, 4, … and majority@n of the final policies, on tasks where n answers each were sampled."""
-    found = []
-    for task in records.tasks:
-        finals = {arm: {run.seed: run.final(task) for run in records.of(arm)} for arm in records.arms}
-        counts = sorted({n for runs in finals.values() for e in runs.values() if e for n in sample_counts(e.metrics)})
+    rows = []
+    for task in tables.tasks:
+        finals = tables.finals(task)
+        counts = sorted({n for own in finals.values() for e in own.values() if e for n in sample_counts(e.metrics)})
         fault = None if len(counts) < 2 else f"not every run was asked for as many answers to a question of {task}"
         for count in counts[-1:]:
             for key, reading in sampled_readings(count).items():
-                title = f"{sampled_title(key)}, {task}"
-                found.append(_share(records, f"eval/{task}/{key}", title, finals, key, reading, problem or fault))
-    return found
+                rows.append(
+                    metrics.share(
+                        f"eval/{task}/{key}",
+                        f"{sampled_title(key)}, {task}",
+                        finals,
+                        terms,
+                        task=task,
+                        quantity=key,
+                        reading=reading,
+                        margin=terms.margin,
+                        fault=fault,
+                    )
+                )
+    return rows
 
 
 def sample_counts(stated: Mapping[str, Any]) -> list[int]:
@@ -79,7 +103,7 @@ def sampled_readings(count: int) -> dict[str, Reading]:
         return read
 
     def most(sample: Mapping[str, Any]) -> float | None:
-        return per_question.as_share(sample.get("majority_correct"))
+        return tabulate.as_share(sample.get("majority_correct"))
 
     return {**{f"pass_at_{k}": passing(k) for k in sizes(count)}, f"majority_at_{count}": most}
 
@@ -89,23 +113,11 @@ def sampled_title(key: str) -> str:
     return key.replace("_at_", "@")
 
 
-def _share(
-    records: Records, name: str, title: str, chosen: Chosen, stated: str, reading: Reading, problem: str | None
-) -> Metric:
-    """A share that evaluations state, and that their answers, where they were all kept, give question by question."""
-    values = {
-        arm: {seed: e.metrics.get(stated) if e else None for seed, e in runs.items()} for arm, runs in chosen.items()
-    }
-    tables, fault = per_question.tables(chosen, reading)
-    return metrics.share(
-        name, title, values, tables, "higher", records.compared, records.bench.get("margin"), problem or fault
-    )
-
-
-def _gain(task: str, final: Metric, base: float) -> Metric:
+def _gain(final: Metric, base: float) -> Metric:
     """Both arms start from the same base, so the difference of the gains is the difference of the accuracies."""
     arms = {}
     for arm, value in final.arms.items():
         gains = {seed: None if share is None else share - base for seed, share in value.per_seed.items()}
         arms[arm] = metrics.arm_value(estimates.mean_interval(gains.values()), gains)
-    return Metric(f"eval/{task}/gain", f"Gain over base, {task}", "fraction", "higher", arms, final.difference)
+    name, title = f"eval/{final.task}/{GAIN}", f"Gain over base, {final.task}"
+    return Metric(name, title, "fraction", "higher", arms, final.differences, final.task, GAIN)

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reports.compare import metrics, multiple_tasks, per_question
+from reports.compare import metrics, multiple_tasks, tabulate
 from reports.compare.metrics import Metric
-from reports.compare.per_question import Reading
-from reports.record.reader import Records
+from reports.compare.pairs import Terms
+from reports.compare.tabulate import Reading, Tables
 from reports.stats import estimates
 from reports.stats.estimates import Better
 
@@ -34,7 +34,7 @@ class Rule(NamedTuple):
 
 def _differ(first: str, second: str) -> Reading:
     def read(sample: Mapping[str, Any]) -> float | None:
-        a, b = per_question.as_share(sample.get(first)), per_question.as_share(sample.get(second))
+        a, b = tabulate.as_share(sample.get(first)), tabulate.as_share(sample.get(second))
         return None if a is None or b is None else float(a != b)
 
     return read
@@ -45,27 +45,23 @@ def _unread(sample: Mapping[str, Any]) -> float | None:
 
 
 def _wrong(sample: Mapping[str, Any]) -> float | None:
-    right, unread = per_question.right(sample), _unread(sample)
+    right, unread = tabulate.right(sample), _unread(sample)
     return None if right is None or unread is None else float(not right and not unread)
 
 
 def _unread_and_cut(sample: Mapping[str, Any]) -> float | None:
-    unread, cut = _unread(sample), per_question.as_share(sample.get("truncated"))
+    unread, cut = _unread(sample), tabulate.as_share(sample.get("truncated"))
     return None if unread is None or cut is None else float(unread and cut)
 
 
 RULES: Mapping[str, Rule] = {
-    "right": Rule("Right by the training reward’s rule", per_question.right, "higher", True),
-    "strict": Rule("Right by strict extraction", lambda s: per_question.as_share(s.get("strict")), "higher", True),
-    "flexible": Rule(
-        "Right by flexible extraction", lambda s: per_question.as_share(s.get("flexible")), "higher", True
-    ),
+    "right": Rule("Right by the training reward’s rule", tabulate.right, "higher", True),
+    "strict": Rule("Right by strict extraction", lambda s: tabulate.as_share(s.get("strict")), "higher", True),
+    "flexible": Rule("Right by flexible extraction", lambda s: tabulate.as_share(s.get("flexible")), "higher", True),
     "wrong": Rule("Wrong answer", _wrong, "lower"),
     "unread": Rule("No answer that could be read", _unread, "lower"),
     "unread_and_cut": Rule("… of these, cut by the length cap", _unread_and_cut, "lower"),
-    "cut": Rule(
-        "Cut by the length cap, whatever it said", lambda s: per_question.as_share(s.get("truncated")), "lower"
-    ),
+    "cut": Rule("Cut by the length cap, whatever it said", lambda s: tabulate.as_share(s.get("truncated")), "lower"),
     "reward_or_strict": Rule("Reward and strict disagree", _differ("correct", "strict"), None),
     "reward_or_flexible": Rule("Reward and flexible disagree", _differ("correct", "flexible"), None),
     "strict_or_flexible": Rule("Strict and flexible disagree", _differ("strict", "flexible"), None),
@@ -81,37 +77,45 @@ class TaskReadings:
     rows: tuple[Metric, ...]
 
 
-def readings(records: Records, problem: str | None) -> tuple[TaskReadings, ...]:
+def readings(tables: Tables, terms: Terms) -> tuple[TaskReadings, ...]:
     """Every task whose answers were all kept; a rule that no answer has a value for is left out."""
-    found = []
-    margin = records.bench.get("margin")
-    for task in records.tasks:
-        finals = {arm: {run.seed: run.final(task) for run in records.of(arm)} for arm in records.arms}
+    by_task = []
+    for task in tables.tasks:
+        finals = tables.finals(task)
         rows, base = [], {}
         for key, rule in RULES.items():
-            tables, fault = per_question.tables(finals, rule.read)
-            if tables is None or not any(np.isfinite(table).any() for table in tables.values()):
+            marks, _ = tabulate.marks(finals, rule.read)
+            if marks is None or not any(np.isfinite(table).any() for table in marks.values()):
                 continue
             shares = {}
-            for arm, runs in finals.items():
+            for arm, own in finals.items():
                 # A run without an evaluation has no row in the table, and is missing here.
-                measured = iter(tables[arm].mean(axis=1).tolist())
-                shares[arm] = {seed: next(measured) if final else None for seed, final in runs.items()}
-            limit = margin if rule.margin else None
-            name = f"answers/{task}/{key}"
+                measured = iter(marks[arm].mean(axis=1).tolist())
+                shares[arm] = {seed: next(measured) if final else None for seed, final in own.items()}
             rows.append(
-                metrics.share(name, rule.title, shares, tables, rule.better, records.compared, limit, problem or fault)
+                metrics.share(
+                    f"answers/{task}/{key}",
+                    rule.title,
+                    finals,
+                    terms,
+                    task=task,
+                    quantity=key,
+                    reading=rule.read,
+                    better=rule.better,
+                    margin=terms.margin if rule.margin else None,
+                    values=shares,
+                )
             )
-            if task in records.base:
-                base[key] = _share([rule.read(sample) for sample in records.base[task].samples])
+            if task in tables.base:
+                base[key] = _share([rule.read(sample) for sample in tables.base[task].samples])
         if rows:
-            found.append(TaskReadings(task, base, tuple(rows)))
-    return _corrected(found, records.tasks)
+            by_task.append(TaskReadings(task, base, tuple(rows)))
+    return _corrected(by_task, tables.tasks)
 
 
-def _corrected(found: list[TaskReadings], tasks: Sequence[str]) -> tuple[TaskReadings, ...]:
-    rows = iter(multiple_tasks.corrected([row for one in found for row in one.rows], next(iter(tasks), "")))
-    return tuple(replace(one, rows=tuple(islice(rows, len(one.rows)))) for one in found)
+def _corrected(by_task: list[TaskReadings], tasks: Sequence[str]) -> tuple[TaskReadings, ...]:
+    rows = iter(multiple_tasks.corrected([row for one in by_task for row in one.rows], next(iter(tasks), "")))
+    return tuple(replace(one, rows=tuple(islice(rows, len(one.rows)))) for one in by_task)
 
 
 def to_json(found: TaskReadings) -> dict[str, Any]:

@@ -15,8 +15,9 @@ import pandas as pd
 
 from reports.compare.curves import column, columns, is_number
 from reports.compare.phase_costs import memory_components
+from reports.compare.tabulate import Tables
 from reports.record.names import CRITIC_PARTS, CRITIC_PHASES
-from reports.record.reader import Records, Run
+from reports.record.reader import Run
 
 
 class Share(NamedTuple):
@@ -44,25 +45,24 @@ class Charge:
     held: float | None
 
 
-def charges(records: Records) -> tuple[Charge, ...]:
+def charges(tables: Tables) -> tuple[Charge, ...]:
     """One for every arm that recorded work of a critic."""
-    memory = {phase: bars.values for phase, bars in memory_components(records).items()}
+    memory = {phase: bars.values for phase, bars in memory_components(tables).items()}
     return tuple(
-        _charge(records, arm, {phase: values[arm] for phase, values in memory.items()})
-        for arm in records.arms
-        if any(name.startswith("critic/") for run in records.of(arm) for name in columns(run))
+        _charge(tables, arm, {phase: values[arm] for phase, values in memory.items()})
+        for arm in tables.arms
+        if any(name.startswith("critic/") for run in tables.finished[arm].values() for name in columns(run))
     )
 
 
-def _charge(records: Records, arm: str, memory: Mapping[str, Mapping[str, float | None]]) -> Charge:
-    settings = records.bench["arms"][arm] if isinstance(records.bench["arms"], Mapping) else {}
-    table: Mapping[str, Any] = settings.get("critic") or {}
+def _charge(tables: Tables, arm: str, memory: Mapping[str, Mapping[str, float | None]]) -> Charge:
+    table: Mapping[str, Any] = tables.settings.get(arm, {}).get("critic") or {}
     warmup = int(table.get("warmup_steps") or 0)
     held = {phase: sum(parts.get(name) or 0.0 for name in CRITIC_PARTS) for phase, parts in memory.items()}
     tracked = {phase: size for phase, parts in memory.items() if is_number(size := parts.get("tracked"))}
     highest = max(tracked, key=lambda phase: tracked[phase], default=None)
     without = [size - held[phase] for phase, size in tracked.items() if phase not in CRITIC_PHASES]
-    runs = records.of(arm)
+    runs = tables.finished[arm].values()
     return Charge(
         arm,
         table.get("kind") == "shared",
@@ -101,16 +101,16 @@ def _mean(shares: list[Share | None]) -> Share | None:
     return Share(critic, whole)
 
 
-def point_costs(records: Records, task: str, axes: tuple[str, ...]) -> dict[str, dict[str, float | None]]:
+def point_costs(tables: Tables, task: str, axes: tuple[str, ...]) -> dict[str, dict[str, float | None]]:
     """axis → arm → what a percentage point of accuracy gained over the base cost: mean spending ÷ mean gain of the
     arm's finished runs, None where nothing was gained. Axes that nobody recorded are left out.
     """
-    base = records.base[task].metrics.get("accuracy") if task in records.base else None
+    base = tables.base_accuracy(task)
     found: dict[str, dict[str, float | None]] = {}
     for axis in axes:
         costs: dict[str, float | None] = {}
-        for arm in records.arms:
-            finals = [(run.spent.get(axis), run.final(task)) for run in records.of(arm)]
+        for arm in tables.arms:
+            finals = [(run.spent.get(axis), run.final(task)) for run in tables.finished[arm].values()]
             known = [(s, a) for s, e in finals if e and is_number(s) and is_number(a := e.metrics.get("accuracy"))]
             points = sum(100 * (accuracy - base) for _, accuracy in known) if base is not None else 0.0
             costs[arm] = sum(spent for spent, _ in known) / points if points > 0 else None

@@ -1,7 +1,7 @@
 """Curves, as data: reward and accuracy on every budget axis, the signs of instability, and a run's columns reduced.
 
 Which arm leads can depend on what the other axis is: per step, per sample, per token or per second. So every curve is
-made for each of them, from the cumulative budget that a run records with every step.
+made for each of them, from the cumulative budget that a run tables with every step.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import NamedTuple, TypeGuard
 import numpy as np
 import pandas as pd
 
+from reports.compare.tabulate import Tables
 from reports.record.models import Evaluation
 from reports.record.names import AXES
-from reports.record.reader import Records, Run
+from reports.record.reader import Run
 from reports.stats.bands import GRID_POINTS
 
 
@@ -100,24 +101,24 @@ def columns(run: Run) -> list[str]:
     return [str(name) for name in run.history.columns]
 
 
-def smoothing_window(records: Records) -> int:
+def smoothing_window(tables: Tables) -> int:
     """Steps in a trailing mean of what is noisy from step to step: a twentieth of the longest run."""
-    return max(1, round(max((len(run.history) for run in records.runs), default=0) / 20))
+    return max(1, round(max((len(run.history) for run in tables.runs), default=0) / 20))
 
 
-def reward_curves(records: Records) -> dict[str, Curves]:
+def reward_curves(tables: Tables) -> dict[str, Curves]:
     """Mean training reward, a trailing mean over a twentieth of the run, on every axis that was recorded."""
-    window, smoothing = smoothing_window(records), _smoothing(records)
+    window, smoothing = smoothing_window(tables), _smoothing(tables)
     found = {}
     for axis in AXES:
-        lines = [_smooth_line(run, axis, "reward/mean", window) for run in records.runs]
+        lines = [_smooth_line(run, axis, "reward/mean", window) for run in tables.runs]
         found[axis] = _curves("reward", axis, lines, lines, smoothing)
     return {axis: curves for axis, curves in found.items() if curves.lines}
 
 
-def marks(records: Records, run: Run, task: str) -> list[Evaluation]:
+def evaluations(tables: Tables, run: Run, task: str) -> list[Evaluation]:
     """Every evaluation of a run on a task, from the base policy to the end."""
-    base = [records.base[task]] if task in records.base else []
+    base = [tables.base[task]] if task in tables.base else []
     return base + [evaluation for evaluation in run.evaluations if evaluation.task == task]
 
 
@@ -128,13 +129,13 @@ def spent_at(evaluation: Evaluation, axis: str) -> float:
     return _number(evaluation.step if axis == "steps" else evaluation.spent.get(axis))
 
 
-def accuracy_curves(records: Records, task: str) -> dict[str, Curves]:
+def accuracy_curves(tables: Tables, task: str) -> dict[str, Curves]:
     """Accuracy on a task at every evaluation, from the base policy at nothing spent to the end."""
     found = {}
     for axis in AXES:
         lines = []
-        for run in records.runs:
-            points = marks(records, run, task)
+        for run in tables.runs:
+            points = evaluations(tables, run, task)
             if any(e.label != "base" and math.isfinite(spent_at(e, axis)) for e in points):
                 xs = pd.Series([spent_at(evaluation, axis) for evaluation in points])
                 ys = pd.Series([_number(evaluation.metrics.get("accuracy")) for evaluation in points])
@@ -143,16 +144,16 @@ def accuracy_curves(records: Records, task: str) -> dict[str, Curves]:
     return {axis: curves for axis, curves in found.items() if curves.lines}
 
 
-def stability_curves(records: Records) -> dict[str, Curves]:
+def stability_curves(tables: Tables) -> dict[str, Curves]:
     """The quantities that show a run going wrong, against steps; only those that some run recorded.
 
     Single seeds are left as they were recorded, so that no spike is smoothed away; their mean is smoothed.
     """
-    window, smoothing = smoothing_window(records), _smoothing(records)
+    window, smoothing = smoothing_window(tables), _smoothing(tables)
     found = {}
     for name in STABILITY:
-        lines = [_line(run, axis_values(run, "steps"), column(run, name)) for run in records.runs]
-        smooth = [_smooth_line(run, "steps", name, window) for run in records.runs]
+        lines = [_line(run, axis_values(run, "steps"), column(run, name)) for run in tables.runs]
+        smooth = [_smooth_line(run, "steps", name, window) for run in tables.runs]
         curves = _curves(name, "steps", lines, smooth, smoothing)
         if curves.lines:
             found[name] = curves
@@ -223,9 +224,9 @@ def _line(run: Run, x: pd.Series, y: pd.Series) -> Line:
     return Line(run.arm, run.seed, run.finished, tuple(xs[good].tolist()), tuple(ys[good].tolist()))
 
 
-def _smoothing(records: Records) -> str:
+def _smoothing(tables: Tables) -> str:
     """How the smoothing is said."""
-    window = smoothing_window(records)
+    window = smoothing_window(tables)
     return f"trailing mean over {window} steps, fewer at the start" if window > 1 else "not smoothed"
 
 

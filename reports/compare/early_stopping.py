@@ -8,15 +8,16 @@ the one before which the mean reward was highest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from reports.compare import curves
+from reports.compare.tabulate import ByRun, Tables
 from reports.record.models import Evaluation
-from reports.record.reader import Records, Run
+from reports.record.reader import Run
 
 REWARD = "reward/mean"
 
@@ -66,24 +67,24 @@ def kept(run: Run, task: str) -> Kept | None:
     return best
 
 
-def kept_by_run(records: Records, task: str) -> Mapping[str, Mapping[int, Kept | None]]:
-    """arm → seed → what the rule keeps of each finished run; empty where there was nothing to choose from."""
-    runs = [run for arm in records.arms for run in records.of(arm)]
+def kept_by_run(tables: Tables, task: str) -> ByRun[Kept | None]:
+    """What the rule keeps of each finished run; empty where there was nothing to choose from."""
+    runs = [run for own in tables.finished.values() for run in own.values()]
     choice = any(len(_evaluations(run, task)) > 1 for run in runs)
     if not choice or not any(REWARD in run.history for run in runs):
         return {}
-    return {arm: {run.seed: kept(run, task) for run in records.of(arm)} for arm in records.arms}
+    return tables.of(lambda run: kept(run, task))
 
 
-def stops(records: Records) -> tuple[Stop, ...]:
+def stops(tables: Tables) -> tuple[Stop, ...]:
     """Every task and finished run, where there was something to choose from."""
-    found = []
-    for task in records.tasks:
-        for arm, by_seed in kept_by_run(records, task).items():
-            finals = {run.seed: run.final(task) for run in records.of(arm)}
+    rows = []
+    for task in tables.tasks:
+        finals = tables.finals(task)
+        for arm, by_seed in kept_by_run(tables, task).items():
             for seed, one in by_seed.items():
-                final, here = finals[seed], one.evaluation if one else None
-                found.append(
+                final, here = finals[arm][seed], one.evaluation if one else None
+                rows.append(
                     Stop(
                         task=task,
                         arm=arm,
@@ -95,7 +96,7 @@ def stops(records: Records) -> tuple[Stop, ...]:
                         final=final.metrics.get("accuracy") if final else None,
                     )
                 )
-    return tuple(found)
+    return tuple(rows)
 
 
 def to_json(found: Stop) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from reports import text
-from reports.record.reader import Records
+from reports.compare.tabulate import Tables
+from reports.record.reader import Evaluation
 
 MOST_FLIPS = 24
 MOST_ALIKE = 8
@@ -60,16 +61,16 @@ class Examples:
     chosen: tuple[Example, ...]
 
 
-def choose(records: Records, task: str) -> Examples:
+def choose(tables: Tables, task: str) -> Examples:
     """The examples of a task; empty when no seed finished in every arm with its answers kept."""
-    arms = records.arms
-    seeds = [{run.seed for run in records.of(arm) if (e := run.final(task)) and e.samples} for arm in arms]
+    arms, finals = tables.standing, tables.finals(task)
+    seeds = [{seed for seed, final in finals[arm].items() if final and final.samples} for arm in arms]
     common = sorted(set.intersection(*seeds)) if seeds else []
     if not common:
         return Examples(task, None, {}, ())
     seed = common[0]
-    by_arm = {arm: _by_id(records, arm, seed, task) for arm in arms}
-    base = {s["id"]: s for s in records.base[task].samples} if task in records.base else {}
+    by_arm = {arm: _by_id(finals[arm][seed]) for arm in arms}
+    base = _by_id(tables.base.get(task))
     kinds: dict[str, list[Example]] = {}
     flips: dict[str, list[int]] = {}
     for key, first in by_arm[arms[0]].items():
@@ -103,10 +104,8 @@ def _within(ordered: Iterable[Example]) -> tuple[Example, ...]:
     return tuple(kept)
 
 
-def _by_id(records: Records, arm: str, seed: int, task: str) -> dict[Any, Mapping[str, Any]]:
-    run = next(run for run in records.of(arm) if run.seed == seed)
-    final = run.final(task)
-    return {sample["id"]: sample for sample in final.samples} if final else {}
+def _by_id(evaluation: Evaluation | None) -> dict[Any, Mapping[str, Any]]:
+    return {sample["id"]: sample for sample in evaluation.samples} if evaluation else {}
 
 
 def _answer(who: str, sample: Mapping[str, Any]) -> Answer:

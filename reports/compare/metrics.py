@@ -1,20 +1,23 @@
 """The rows of a comparison: one quantity each, its value in every arm, and the judged difference.
 
-The difference is the first arm minus the second. Only runs that finished enter; a value that is absent or not finite
-makes the row "invalid", because which runs lack a value is seldom chance.
+A difference is the first arm of a pair minus the second. Only runs that finished enter; a value that is absent or not
+finite makes the row "invalid", because which runs lack a value is seldom chance.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from reports.compare import curves
-from reports.record.reader import Records, Run
+from reports.compare.pairs import Pair, Terms
+from reports.compare.tabulate import ByRun, Finals, Reading, Tables, marks, stated
+from reports.record.reader import Run
 from reports.stats import estimates
-from reports.stats.estimates import Better, Estimate, Verdict
+from reports.stats.estimates import Better, Estimate
+from reports.stats.verdict import Verdict, leads
 
 _SAMPLE_RATE, _TOKEN_RATE = "throughput/samples_per_s", "throughput/tokens_per_s"
 
@@ -34,28 +37,48 @@ class ArmValue:
 
 @dataclass(frozen=True)
 class Difference:
-    """First arm minus second: estimate, its 95 % and 90 % intervals, the verdict, and Welch's interval beside it."""
+    """First arm minus second: the estimate, which has the intervals, the verdict, and Welch's estimate beside it."""
 
     estimate: Estimate
     verdict: Verdict
     beside: Estimate | None = None
 
 
+Differences = Mapping[Pair, Difference | None]
+"""Every pair that was to be compared, in their order; None for one that is not judged."""
+
+
 @dataclass(frozen=True)
 class Metric:
-    """One quantity over all arms. better: "higher", "lower", or None where the budget fixes it."""
+    """One quantity over all arms. better: "higher", "lower", or None where the budget fixes it.
+
+    task, quantity: of which task it is a share, and of what there ("accuracy"); None for a number of the runs.
+    """
 
     name: str
     title: str
     unit: str
     better: Better
     arms: Mapping[str, ArmValue]
-    difference: Difference | None
+    differences: Differences = field(default_factory=dict)
+    task: str | None = None
+    quantity: str | None = None
+
+    @property
+    def difference(self) -> Difference | None:
+        """Of the first pair."""
+        return next(iter(self.differences.values()), None)
+
+    @property
+    def judged(self) -> bool:
+        return any(self.differences.values())
+
+    def between(self, pair: Pair) -> Difference | None:
+        return self.differences.get(pair)
 
 
-def run_metrics(records: Records, problem: str | None) -> list[Metric]:
+def run_metrics(tables: Tables, terms: Terms) -> list[Metric]:
     """What is one number per run: reward, speed, what was spent, memory."""
-    currency = str(records.bench["budget"].get("currency"))
 
     def spent(axis: str) -> Callable[[Run], float | None]:
         return lambda run: run.spent.get(axis)
@@ -83,56 +106,71 @@ def run_metrics(records: Records, problem: str | None) -> list[Metric]:
     ]
     metrics = []
     for name, title, unit, better, measure in rows:
-        values = {arm: {run.seed: measure(run) for run in records.of(arm)} for arm in records.arms}
-        arms = {arm: arm_value(estimates.mean_interval(own.values()), own) for arm, own in values.items()}
+        values = tables.of(measure)
         if all(value is None for own in values.values() for value in own.values()):
             continue  # nobody recorded it; recorded but never finite is another matter, and is shown
-        better = None if name == f"budget/{currency}" else better
-        metrics.append(Metric(name, title, unit, better, arms, judge(records.compared, values, None, better, problem)))
+        arms = {arm: arm_value(estimates.mean_interval(own.values()), own) for arm, own in values.items()}
+        better = None if name == f"budget/{tables.currency}" else better
+        differences = {pair: judge(pair, values, None, better, terms.problems[pair]) for pair in terms.fitting}
+        metrics.append(Metric(name, title, unit, better, arms, of_all(terms, differences)))
     return metrics
 
 
 def share(
     name: str,
     title: str,
-    values: Mapping[str, Mapping[int, float | None]],
-    tables: Mapping[str, estimates.Array] | None,
-    better: Better,
-    compared: Sequence[str],
-    margin: float | None,
-    problem: str | None,
+    evaluations: Finals,
+    terms: Terms,
+    *,
+    task: str,
+    quantity: str,
+    reading: Reading,
+    better: Better = "higher",
+    margin: float | None = None,
+    values: ByRun[float | None] | None = None,
+    fault: str | None = None,
 ) -> Metric:
-    """A share of questions. values: arm → seed → the share. tables: arm → [seeds, questions], where all were kept.
+    """A share of a task's questions, which their answers, where they were all kept, give question by question.
 
-    better: None where the share is described and not judged.
+    reading: the share of one question. values: the shares as the evaluations state them, if they do; else those of the
+    answers. better: None where the share is described and not judged. fault: why no pair can be judged, if so.
     """
+    tables, unlike = marks(evaluations, reading)
+    values = stated(evaluations, quantity) if values is None else values
     arms = {}
     for arm, own in values.items():
         by_seed = estimates.mean_interval(own.values())
         arms[arm] = arm_value(estimates.crossed(tables[arm]) if tables and by_seed.n[0] > 1 else by_seed, own)
-    pair = [tables[arm] for arm in compared] if tables else None
-    difference = judge(compared, values, margin, better, problem, pair) if better else None
-    return Metric(name, title, "fraction", better, arms, difference)
+    differences = {}
+    for pair in terms.fitting if better else ():
+        of_pair = tables
+        if of_pair is None:  # perhaps for the sake of another arm
+            of_pair, unlike = marks({arm: evaluations[arm] for arm in pair}, reading)
+        answers = (of_pair[pair.first], of_pair[pair.second]) if of_pair else None
+        problem = terms.problems[pair] or fault or unlike
+        differences[pair] = judge(pair, values, margin, better, problem, answers)
+    return Metric(name, title, "fraction", better, arms, of_all(terms, differences), task, quantity)
+
+
+def of_all(terms: Terms, differences: Mapping[Pair, Difference]) -> Differences:
+    return {pair: differences.get(pair) for pair in terms.pairs}
 
 
 def judge(
-    arms: Sequence[str],
-    values: Mapping[str, Mapping[int, float | None]],
+    pair: Pair,
+    values: ByRun[float | None],
     margin: float | None,
     better: Better,
     problem: str | None,
-    tables: Sequence[estimates.Array] | None = None,
-) -> Difference | None:
-    """The first arm minus the second, by seed, or by seed and question where `tables` [S, Q] of both are given."""
-    if len(arms) < 2:
-        return None
-    first, second = arms[0], arms[1]
-    by_seed = estimates.welch(values[first].values(), values[second].values())
-    estimate = estimates.crossed(*tables) if tables else by_seed
+    answers: tuple[estimates.Array, estimates.Array] | None = None,
+) -> Difference:
+    """The first arm minus the second, by seed, or by seed and question where `answers` [S, Q] of both are given."""
+    by_seed = estimates.welch(values[pair.first].values(), values[pair.second].values())
+    estimate = estimates.crossed(*answers) if answers else by_seed
     if not problem and by_seed.missing:
         problem = f"{by_seed.missing} finished runs have no finite value"
-    judged = estimates.verdict(estimate, arms=(first, second), better=better, margin=margin, problem=problem)
-    return Difference(estimate, judged, by_seed if tables else None)
+    judged = estimates.verdict(estimate, arms=pair, better=better, margin=margin, problem=problem)
+    return Difference(estimate, judged, by_seed if answers else None)
 
 
 def arm_value(estimate: Estimate, per_seed: Mapping[int, float | None]) -> ArmValue:
@@ -170,7 +208,7 @@ def difference_to_json(found: Difference) -> dict[str, Any]:
         "mde": judged.mde,
         "seeds_needed": judged.seeds_needed,
         "p_holm": judged.p_holm,
-        "alone": judged.alone,
+        "alone": leads(judged.alone) if judged.alone else None,
         "method": found.estimate.method,
         "n": list(found.estimate.n),
         "missing": found.estimate.missing,

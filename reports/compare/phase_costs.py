@@ -10,8 +10,9 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 
 from reports.compare.curves import columns, highest, is_number, steady_median
+from reports.compare.tabulate import Tables
 from reports.record.names import MEMORY_PARTS, PHASES
-from reports.record.reader import Records, Run
+from reports.record.reader import Run
 
 
 @dataclass(frozen=True)
@@ -46,41 +47,41 @@ def part_title(part: str) -> str:
     return MEMORY_PARTS.get(part, part.replace("_", " "))
 
 
-def phase_seconds(records: Records) -> Bars:
+def phase_seconds(tables: Tables) -> Bars:
     """Seconds a step spends in each phase: the median over a run's steps but the first, averaged over seeds."""
-    found = _phases(records, "time/", "_s", skip=("step",))
-    return _bars(records, {phase: f"time/{phase}_s" for phase in found}, steady_median)
+    found = _phases(tables, "time/", "_s", skip=("step",))
+    return _bars(tables, {phase: f"time/{phase}_s" for phase in found}, steady_median)
 
 
-def phase_rates(records: Records) -> Bars:
+def phase_rates(tables: Tables) -> Bars:
     """Tokens per second within each phase that recorded it, reduced like the seconds."""
-    found = _phases(records, "throughput/", "_tokens_per_s")
-    return _bars(records, {phase: f"throughput/{phase}_tokens_per_s" for phase in found}, steady_median)
+    found = _phases(tables, "throughput/", "_tokens_per_s")
+    return _bars(tables, {phase: f"throughput/{phase}_tokens_per_s" for phase in found}, steady_median)
 
 
-def phase_flops(records: Records, kind: str) -> Bars:
+def phase_flops(tables: Tables, kind: str) -> Bars:
     """FLOPs of a step by phase, "useful" or "executed" (as asked for, or as run), reduced like the seconds."""
-    found = _phases(records, "flops/", f"/{kind}")
-    return _bars(records, {phase: f"flops/{phase}/{kind}" for phase in found}, steady_median)
+    found = _phases(tables, "flops/", f"/{kind}")
+    return _bars(tables, {phase: f"flops/{phase}/{kind}" for phase in found}, steady_median)
 
 
-def memory_peaks(records: Records) -> Bars:
+def memory_peaks(tables: Tables) -> Bars:
     """The highest memory each phase ever held, over all steps and seeds."""
-    names = {phase: f"memory/{phase}/peak_bytes" for phase in _phases(records, "memory/", "/peak_bytes")}
-    return _bars(records, names, highest, max)
+    names = {phase: f"memory/{phase}/peak_bytes" for phase in _phases(tables, "memory/", "/peak_bytes")}
+    return _bars(tables, names, highest, max)
 
 
-def memory_components(records: Records) -> dict[str, Bars]:
+def memory_components(tables: Tables) -> dict[str, Bars]:
     """phase → what the peak was made of (weights, critic, gradients, optimizer, …), each at its own highest."""
     found = {}
-    for phase in _phases(records, "memory/", "/peak_bytes"):
+    for phase in _phases(tables, "memory/", "/peak_bytes"):
         prefix = f"memory/{phase}/"
-        names = {c for run in records.runs for c in columns(run) if c.startswith(prefix) and c.endswith("_bytes")}
+        names = {c for run in tables.runs for c in columns(run) if c.startswith(prefix) and c.endswith("_bytes")}
         found_parts = {c.removeprefix(prefix).removesuffix("_bytes") for c in names} - {"peak"}
         ordered = [part for part in MEMORY_PARTS if part in found_parts] + sorted(found_parts - set(MEMORY_PARTS))
         parts = {part: f"{prefix}{part}_bytes" for part in ordered}
         if parts:
-            found[phase] = _bars(records, parts, highest, max)
+            found[phase] = _bars(tables, parts, highest, max)
     return found
 
 
@@ -89,23 +90,23 @@ def _mean(values: list[float]) -> float:
 
 
 def _bars(
-    records: Records,
+    tables: Tables,
     names: Mapping[str, str],
     measure: Callable[[Run, str], float | None],
     combine: Callable[[list[float]], float] = _mean,
 ) -> Bars:
     values: dict[str, dict[str, float | None]] = {}
-    for arm in records.arms:
+    for arm in tables.arms:
         values[arm] = {}
         for phase, name in names.items():
-            seen = [v for v in (measure(run, name) for run in records.of(arm)) if is_number(v)]
+            seen = [v for v in (measure(run, name) for run in tables.finished[arm].values()) if is_number(v)]
             values[arm][phase] = combine(seen) if seen else None
-    kept = tuple(phase for phase in names if any(values[arm][phase] is not None for arm in records.arms))
-    return Bars(kept, {arm: {phase: values[arm][phase] for phase in kept} for arm in records.arms})
+    kept = tuple(phase for phase in names if any(values[arm][phase] is not None for arm in tables.arms))
+    return Bars(kept, {arm: {phase: values[arm][phase] for phase in kept} for arm in tables.arms})
 
 
-def _phases(records: Records, prefix: str, suffix: str, skip: tuple[str, ...] = ()) -> list[str]:
+def _phases(tables: Tables, prefix: str, suffix: str, skip: tuple[str, ...] = ()) -> list[str]:
     """The phases that any run recorded: the known ones in the order they happen, then any other."""
-    found = {c for run in records.runs for c in columns(run) if c.startswith(prefix) and c.endswith(suffix)}
+    found = {c for run in tables.runs for c in columns(run) if c.startswith(prefix) and c.endswith(suffix)}
     names = {c.removeprefix(prefix).removesuffix(suffix) for c in found} - set(skip)
     return [phase for phase in PHASES if phase in names] + sorted(names - set(PHASES))

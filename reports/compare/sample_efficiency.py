@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,11 +25,14 @@ import numpy as np
 
 from reports import text
 from reports.compare import metrics
-from reports.compare.metrics import Difference, Metric
+from reports.compare.metrics import Difference, Differences, Metric
+from reports.compare.multiple_tasks import over_pairs
+from reports.compare.pairs import Pair, Terms
 from reports.record.names import AXES
 from reports.stats import estimates
-from reports.stats.estimates import Array, Estimate, Verdict
+from reports.stats.estimates import Array, Estimate
 from reports.stats.paths import Paths, arrival, mean_height
+from reports.stats.verdict import Verdict, VerdictKind
 
 ByAxis = Mapping[str, Paths]
 GOALS: Mapping[str, float] = {"half of the way": 0.5, "nine tenths of the way": 0.9}
@@ -64,24 +67,37 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Race:
-    """Time to one target on one axis. log_ratio: of the first arm's time to the second's, where every run arrived."""
+    """Time to one target on one axis.
+
+    log_ratios: of the time of a pair's first arm to its second's, where every run arrived.
+    """
 
     quantity: str
     axis: str
     goal: str
     level: float
     arms: Mapping[str, Arrival]
-    log_ratio: Difference | None
+    log_ratios: Differences
+
+    @property
+    def log_ratio(self) -> Difference | None:
+        """Of the first pair."""
+        return next(iter(self.log_ratios.values()), None)
 
     @property
     def ratio(self) -> tuple[float | None, float | None, float | None]:
-        """First arm's time over the second's, a geometric mean, and its 95 % interval."""
-        estimate = self.log_ratio.estimate if self.log_ratio else None
-        if estimate is None or estimate.mean is None:
-            return None, None, None
-        interval = estimate.interval()
-        low, high = map(_exp, interval) if interval else (None, None)
-        return _exp(estimate.mean), low, high
+        """Of the first pair."""
+        return as_ratio(self.log_ratio)
+
+
+def as_ratio(log_ratio: Difference | None) -> tuple[float | None, float | None, float | None]:
+    """One time over another, a geometric mean, and its 95 % interval."""
+    estimate = log_ratio.estimate if log_ratio else None
+    if estimate is None or estimate.mean is None:
+        return None, None, None
+    interval = estimate.interval()
+    low, high = map(_exp, interval) if interval else (None, None)
+    return _exp(estimate.mean), low, high
 
 
 def _exp(power: float) -> float:
@@ -89,18 +105,14 @@ def _exp(power: float) -> float:
     return math.exp(min(power, math.log(sys.float_info.max)))
 
 
-def areas(
-    accuracy: ByAxis, reward: ByAxis, compared: Sequence[str], margin: float | None, problem: str | None
-) -> tuple[Area, ...]:
+def areas(accuracy: ByAxis, reward: ByAxis, terms: Terms) -> tuple[Area, ...]:
     """Of the accuracy, which the margin is about, and of the training reward, on every axis with a common stretch."""
-    found = [_area("accuracy", "fraction", axis, paths, compared, margin, problem) for axis, paths in accuracy.items()]
-    found += [_area("reward", "", axis, paths, compared, None, problem) for axis, paths in reward.items()]
+    found = [_area("accuracy", "fraction", axis, paths, terms, terms.margin) for axis, paths in accuracy.items()]
+    found += [_area("reward", "", axis, paths, terms, None) for axis, paths in reward.items()]
     return tuple(area for area in found if area)
 
 
-def races(
-    accuracy: ByAxis, reward: ByAxis, compared: Sequence[str], declared: float | None, problem: str | None
-) -> tuple[Race, ...]:
+def races(accuracy: ByAxis, reward: ByAxis, terms: Terms, declared: float | None) -> tuple[Race, ...]:
     """Time to each goal; none of ours where half of the runs of an arm never rose above where they started.
 
     declared: an accuracy that the suite named before the runs.
@@ -111,7 +123,7 @@ def races(
     for quantity, by_axis in (("accuracy", accuracy), ("reward", reward)):
         goals += [(quantity, by_axis, goal, partial(target, share=share)) for goal, share in GOALS.items()]
     return tuple(
-        _race(quantity, axis, goal, level, paths, compared, problem)
+        _race(quantity, axis, goal, level, paths, terms)
         for quantity, by_axis, goal, level_of in goals
         for axis, paths in by_axis.items()
         if (level := level_of(paths)) is not None
@@ -120,7 +132,7 @@ def races(
 
 def target(paths: Paths, share: float) -> float | None:
     """`share` of the way from the mean start up to the lower of the arms' medians over runs of the highest value."""
-    by_arm = [[path for path in own.values() if path] for own in paths.runs.values()]
+    by_arm = [[path for path in own.values() if path] for own in paths.standing.values()]
     if not all(by_arm):
         return None
     start = float(np.mean([np.mean([path.y[0] for path in own]) for own in by_arm]))
@@ -134,7 +146,6 @@ def area_to_json(area: Area) -> dict[str, Any]:
 
 
 def race_to_json(race: Race) -> dict[str, Any]:
-    ratio, low, high = race.ratio
     arms = {
         arm: {
             "reached": own.reached,
@@ -144,10 +155,17 @@ def race_to_json(race: Race) -> dict[str, Any]:
         }
         for arm, own in race.arms.items()
     }
-    judged = race.log_ratio.verdict if race.log_ratio else None
     return {
         **{key: getattr(race, key) for key in ("quantity", "axis", "goal", "level")},
         "arms": arms,
+        **ratio_to_json(race.log_ratio),
+    }
+
+
+def ratio_to_json(log_ratio: Difference | None) -> dict[str, Any]:
+    ratio, low, high = as_ratio(log_ratio)
+    judged = log_ratio.verdict if log_ratio else None
+    return {
         "ratio": ratio,
         "low": low,
         "high": high,
@@ -156,15 +174,7 @@ def race_to_json(race: Race) -> dict[str, Any]:
     }
 
 
-def _area(
-    quantity: str,
-    unit: str,
-    axis: str,
-    paths: Paths,
-    compared: Sequence[str],
-    margin: float | None,
-    problem: str | None,
-) -> Area | None:
+def _area(quantity: str, unit: str, axis: str, paths: Paths, terms: Terms, margin: float | None) -> Area | None:
     if paths.common is None:
         return None
     start, stop = paths.common
@@ -176,62 +186,64 @@ def _area(
     arms = {}
     for arm, values in heights.items():
         by_seed = estimates.mean_interval(values.values())
-        estimate = estimates.crossed(tables[arm]) if tables and by_seed.n[0] > 1 else by_seed
-        arms[arm] = metrics.arm_value(estimate, values)
-    pair = [tables[arm] for arm in compared] if tables else None
-    difference = metrics.judge(compared, heights, margin, "higher", problem or _objection(paths), pair)
+        crossed = tables is not None and arm in tables and by_seed.n[0] > 1
+        arms[arm] = metrics.arm_value(estimates.crossed(tables[arm]) if tables and crossed else by_seed, values)
+    differences = {}
+    for pair in terms.fitting:
+        answers = (tables[pair.first], tables[pair.second]) if tables and set(pair) <= tables.keys() else None
+        problem = terms.problems[pair] or _objection(paths, pair)
+        differences[pair] = metrics.judge(pair, heights, margin, "higher", problem, answers)
     title = f"{quantity.capitalize()}, mean over {AXES[axis][0].lower()}"
-    return Area(quantity, axis, start, stop, Metric(f"area/{quantity}/{axis}", title, unit, "higher", arms, difference))
+    name = f"area/{quantity}/{axis}"
+    metric = Metric(name, title, unit, "higher", arms, over_pairs(metrics.of_all(terms, differences)))
+    return Area(quantity, axis, start, stop, metric)
 
 
 def _question_heights(paths: Paths, start: float, stop: float) -> dict[str, Array] | None:
     """arm → [seeds, questions]: the mean height of every question's own curve; None where answers are lacking."""
-    if any(path is None or path.scores is None for own in paths.runs.values() for path in own.values()):
-        return None
     found = {}
-    for arm, own in paths.runs.items():
+    for arm, own in paths.standing.items():
         rows = [mean_height(p.x, p.scores, start, stop) for p in own.values() if p and p.scores is not None]
-        if not rows:
+        if not rows or len(rows) < len(own):
             return None
         found[arm] = np.array(rows)
     return found
 
 
-def _race(
-    quantity: str, axis: str, goal: str, level: float, paths: Paths, compared: Sequence[str], problem: str | None
-) -> Race:
+def _race(quantity: str, axis: str, goal: str, level: float, paths: Paths, terms: Terms) -> Race:
     arms = {}
     for arm, own in paths.runs.items():
         times = {seed: arrival(path, level) if path else None for seed, path in own.items()}
         # A run that never arrives took longer than any that did; an arm without runs has no median at all.
         median = float(np.median([math.inf if time is None else time for time in times.values()] or [math.inf]))
         arms[arm] = Arrival(times, median if math.isfinite(median) else None)
-    pair = {arm: arms[arm] for arm in compared}
-    return Race(quantity, axis, goal, level, arms, _log_ratio(pair, problem or _objection(paths)))
+    ratios = {pair: _log_ratio(pair, arms, terms.problems[pair] or _objection(paths, pair)) for pair in terms.fitting}
+    return Race(quantity, axis, goal, level, arms, over_pairs(metrics.of_all(terms, ratios)))
 
 
-def _log_ratio(pair: Mapping[str, Arrival], problem: str | None) -> Difference | None:
+def _log_ratio(pair: Pair, arms: Mapping[str, Arrival], problem: str | None) -> Difference:
     """Welch on the logarithms of the times, so that twice as long is as far from equal as half as long."""
+    own = {arm: arms[arm] for arm in pair}
     late = [
-        f"{own.runs - own.reached} of {own.runs} runs of {text.arm_name(arm)} never got there"
-        for arm, own in pair.items()
-        if own.reached < own.runs
+        f"{one.runs - one.reached} of {one.runs} runs of {text.arm_name(arm)} never got there"
+        for arm, one in own.items()
+        if one.reached < one.runs
     ]
-    if late and len(pair) == 2:
+    if late:
         note = text.listed(late)
-        verdict = Verdict("invalid", problem) if problem else Verdict("no verdict", note)
-        n = tuple(own.reached for own in pair.values())
+        verdict = Verdict(VerdictKind.INVALID, problem) if problem else Verdict(VerdictKind.NO_VERDICT, note)
+        n = tuple(one.reached for one in own.values())
         return Difference(Estimate(None, None, None, n, "Welch on log times", note=note), verdict)
     logs = {
-        arm: {seed: math.log(time) if time else None for seed, time in own.per_seed.items()}
-        for arm, own in pair.items()
+        arm: {seed: math.log(time) if time else None for seed, time in one.per_seed.items()} for arm, one in own.items()
     }
-    return metrics.judge(tuple(pair), logs, None, "lower", problem)
+    return metrics.judge(pair, logs, None, "lower", problem)
 
 
-def _objection(paths: Paths) -> str | None:
+def _objection(paths: Paths, pair: Pair) -> str | None:
     if paths.fault:
         return paths.fault
-    if lost := sum(path is None for own in paths.runs.values() for path in own.values()):
+    of_pair = Paths({arm: paths.runs[arm] for arm in pair})
+    if lost := sum(path is None for own in of_pair.runs.values() for path in own.values()):
         return f"{text.plural(lost, 'finished run')} did not record this axis"
-    return f"the curves lack {text.plural(paths.missing, 'finite value')}" if paths.missing else None
+    return f"the curves lack {text.plural(of_pair.missing, 'finite value')}" if of_pair.missing else None

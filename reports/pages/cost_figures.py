@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 
 from reports import text
 from reports.compare.phase_costs import Bars, part_title, title
-from reports.pages.svg import ARMS, HATCHES, WIDTH, legend_above
+from reports.pages.svg import WIDTH, legend_above, style
 from reports.pages.svg import figure as new_figure
 from reports.record.names import CRITIC_PARTS, CRITIC_PHASES, MEMORY_TOTALS
 
@@ -158,7 +158,7 @@ def _beside(ax: Any, x: float, y: float, label: str) -> None:
 
 
 def _arm_style(index: int) -> dict[str, Any]:
-    return {"facecolor": ARMS[index % 4], "edgecolor": "white", "hatch": HATCHES[index % 4], "linewidth": 0}
+    return {"facecolor": style(index).color, "edgecolor": "white", "hatch": style(index).hatch, "linewidth": 0}
 
 
 def _style(styles: Mapping[str, tuple[str, str]], name: str) -> dict[str, Any]:

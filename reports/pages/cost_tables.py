@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from reports import text
 from reports.compare.critic_cost import Charge, Share
+from reports.compare.pairs import Pair
 from reports.compare.phase_costs import Bars, title
-from reports.pages.tables import Table
+from reports.pages.tables import Table, arm_names
 from reports.record.names import AXES
 
 
@@ -49,17 +50,16 @@ def critic_notes(charges: Sequence[Charge]) -> str:
     return " ".join(notes)
 
 
-def point_costs(costs: Mapping[str, Mapping[str, float | None]], arms: Sequence[str]) -> Table:
-    """One row per axis: spending for each percentage point gained over the base."""
-    paired = len(arms) == 2
+def point_costs(costs: Mapping[str, Mapping[str, float | None]], arms: Sequence[str], pairs: Sequence[Pair]) -> Table:
+    """One row per axis: spending for each percentage point gained over the base, and the ratio of every pair."""
     rows = []
     for axis, per_arm in costs.items():
         name, unit = AXES[axis]
         cells = [text.quantity(per_arm[arm], unit) if per_arm[arm] is not None else "no gain" for arm in arms]
-        ratio = (text.ratio(*(per_arm[arm] for arm in arms)),) if paired else ()
-        rows.append((name, *cells, *ratio))
-    names = tuple(text.arm_name(arm) for arm in arms)
-    return Table(("For one point of accuracy", *names, *(("Ratio",) if paired else ())), tuple(rows))
+        ratios = (text.ratio(per_arm[first], per_arm[second]) for first, second in pairs)
+        rows.append((name, *cells, *ratios))
+    ratio_head = ["Ratio"] if len(pairs) == 1 else [" ÷ ".join(arm_names(pair)) for pair in pairs]
+    return Table(("For one point of accuracy", *arm_names(arms), *ratio_head), tuple(rows))
 
 
 def arithmetic(useful: Bars, executed: Bars, arms: Sequence[str]) -> Table:

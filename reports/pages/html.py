@@ -17,20 +17,31 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from reports import text
-from reports.compare.comparison import Comparison, disagrees
-from reports.pages import cost_tables, panels, statistics_tables, tables
+from reports import sentences, text
+from reports.compare.comparison import Comparison
+from reports.compare.pairs import disagrees
+from reports.pages import contrast_tables, cost_tables, matching_tables, panels, statistics_tables, tables
 from reports.record.names import AXES
+from reports.stats.verdict import VerdictKind
 
 _TEMPLATES = Path(__file__).parent / "templates"
-KINDS = {"invalid": "bad", "equivalent": "good", "inconclusive": "open", "no verdict": "open"}
+KINDS = {
+    VerdictKind.INVALID: "bad",
+    VerdictKind.NO_VERDICT: "open",
+    VerdictKind.DOES_NOT_FIT: "open",
+    VerdictKind.BETTER: "win",
+    VerdictKind.EQUIVALENT: "good",
+    VerdictKind.INCONCLUSIVE: "open",
+}
+# Arms for which report.css has colours.
+ORDINARY = 4
 SYMBOLS = {"bad": "✗", "good": "=", "open": "?", "win": "▲"}
 
 
 def render(comparison: Comparison) -> str:
     """The whole page. The same comparison gives the same bytes."""
     bench, matching = comparison.bench, comparison.bench["matching"]
-    kind = "open" if comparison.unfit else KINDS.get(comparison.verdict, "win")
+    kind = _kind(comparison)
     arms = comparison.arms
     budget, kinds = bench["budget"], _kind_names(comparison)
     return (
@@ -42,14 +53,14 @@ def render(comparison: Comparison) -> str:
             names=[text.arm_name(arm) for arm in arms],
             kind=kind,
             symbol=SYMBOLS[kind],
-            verdict=_verdict_label(comparison),
+            verdict=verdict_label(comparison),
             audit=_audit(comparison),
             budget=f"{text.large(budget.get('limit') or 0)} {str(budget.get('currency')).replace('_', ' ')}",
             finished=sum(run.finished for run in comparison.runs),
             bar=panels.verdict(comparison),
             ratios=panels.headline_ratios(comparison),
             accuracy=panels.accuracy(comparison),
-            sampled=any("/majority_at_" in metric.name for metric in comparison.metrics),
+            sampled=any(str(metric.quantity).startswith("majority_at_") for metric in comparison.metrics),
             curves=panels.curve_sections(comparison),
             axes=AXES,
             memory=panels.memory(comparison),
@@ -58,6 +69,12 @@ def render(comparison: Comparison) -> str:
             stability=panels.stability(comparison),
             never_finite=panels.never_finite(comparison),
             tables=tables,
+            matching_tables=matching_tables,
+            contrast_tables=contrast_tables,
+            swatches={place: panels.swatches(comparison, place) for place in ("row", "each")},
+            compared=[contrast.pair for contrast in comparison.contrasts],
+            kind_of=lambda contrast: KINDS[contrast.verdict.kind],
+            symbols=SYMBOLS,
             cost_tables=cost_tables,
             statistics=statistics_tables.sections(comparison),
             matching=matching,
@@ -65,18 +82,25 @@ def render(comparison: Comparison) -> str:
             flips=[kind for kind in kinds if kind.startswith("only ")],
             when=text.moment,
             span=text.span,
-            environment=tables.flat({k: v for k, v in (bench.get("environment") or {}).items() if k != "packages"}),
+            environment=matching_tables.flat(
+                {k: v for k, v in (bench.get("environment") or {}).items() if k != "packages"}
+            ),
             packages=sorted(((bench.get("environment") or {}).get("packages") or {}).items()),
-            spec=tables.flat(bench.get("spec") or {}),
+            spec=matching_tables.flat(bench.get("spec") or {}),
             downloads=_downloads(comparison),
-            **assets(),
+            **assets(several=comparison.several or len(arms) > ORDINARY),
         )
     )
 
 
-def assets() -> dict[str, str]:
-    """Style and script of every page, and the hash by which its content policy allows that script alone."""
-    css, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+def assets(*, several: bool = False) -> dict[str, str]:
+    """Style and script of a page, and the hash by which its content policy allows that script alone.
+
+    several: with what only a page of several contrasts, or of more than ORDINARY arms, needs.
+    """
+    names = ("report.css", "report.js", *(("several.css",) if several else ()))
+    css, script, *more = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in names)
+    css += "".join(more)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return {"css": Markup(css), "script": Markup(script), "script_hash": digest}
 
@@ -114,9 +138,19 @@ def _audit(comparison: Comparison) -> tuple[str, str]:
     return "open", "? evidence incomplete"
 
 
-def _verdict_label(comparison: Comparison) -> str:
-    arm, better, _ = comparison.verdict.partition(" better")
-    return f"{text.arm_name(arm)} better" if better else comparison.verdict
+def verdict_label(comparison: Comparison) -> str:
+    """The verdict, or what came of several contrasts in numbers."""
+    if comparison.several:
+        return sentences.counts([contrast.verdict for contrast in comparison.contrasts])
+    return comparison.verdict.words(text.arm_name)
+
+
+def _kind(comparison: Comparison) -> str:
+    """Of one contrast its own; of several the one that all have in common, or else open."""
+    if comparison.several:
+        kinds = {KINDS[contrast.verdict.kind] for contrast in comparison.contrasts}
+        return kinds.pop() if len(kinds) == 1 else "open"
+    return "open" if comparison.unfit else KINDS[comparison.verdict.kind]
 
 
 def _kind_names(comparison: Comparison) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The comparison as JUnit XML, one case per metric, for whatever collects test results.
+"""The comparison as JUnit XML, one case per metric and contrast, for whatever collects test results.
 
 "invalid" is a failure. Everything else passes with its numbers in the output: that PPO lost is a result, not a fault.
 """
@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from reports import text
-from reports.compare.comparison import Comparison
+from reports.compare.comparison import Comparison, Difference, Metric
 from reports.pages import tables
+from reports.stats.verdict import VerdictKind
 
 # What XML 1.0 cannot hold, not even escaped.
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -30,22 +31,33 @@ class Case:
 
 
 def render(comparison: Comparison) -> str:
-    """One <testsuite>; `failures` counts the invalid metrics."""
+    """One <testsuite>; `failures` counts the invalid differences."""
     group = str(comparison.bench["suite"])
     cases = []
     for metric in comparison.metrics:
-        values = [f"{text.arm_name(arm)}: {tables.one_line(tables.arm_cell(metric, arm))}" for arm in comparison.arms]
-        judged = metric.difference.verdict if metric.difference else None
-        if judged:
-            values += [
-                f"difference: {tables.one_line(tables.interval_cell(metric))}",
-                f"verdict: {tables.verdict_cell(metric)}",
-            ]
-        failure = ("invalid", judged.reason) if judged and judged.label == "invalid" else None
-        cases.append(Case(group, metric.name, "\n".join(values), failure))
+        if comparison.several and metric.judged:
+            for contrast in comparison.contrasts:
+                name = f"{metric.name} {' - '.join(contrast.pair)}"
+                cases.append(_case(group, name, metric, contrast.pair, metric.between(contrast.pair)))
+        else:
+            cases.append(_case(group, metric.name, metric, comparison.arms, metric.difference))
     return document(
         str(comparison.bench["bench_id"]), cases or [Case(group, "comparison", "", ("invalid", comparison.headline))]
     )
+
+
+def _case(group: str, name: str, metric: Metric, arms: Sequence[str], difference: Difference | None) -> Case:
+    """What these arms reached, and the difference where it is judged."""
+    values = [f"{text.arm_name(arm)}: {tables.one_line(tables.arm_cell(metric, arm))}" for arm in arms]
+    failure = None
+    if difference:
+        values += [
+            f"difference: {tables.one_line(tables.interval_cell(difference, metric.unit))}",
+            f"verdict: {tables.verdict_cell(difference)}",
+        ]
+        if difference.verdict.kind is VerdictKind.INVALID:
+            failure = ("invalid", difference.verdict.reason)
+    return Case(group, name, "\n".join(values), failure)
 
 
 def document(name: str, cases: Iterable[Case]) -> str:

@@ -11,8 +11,9 @@ from markupsafe import Markup
 from reports import text
 from reports.compare.comparison import Comparison
 from reports.compare.curves import Curves
-from reports.pages import cost_figures, figures, tables
+from reports.pages import contrast_figures, cost_figures, figures, tables
 from reports.pages.tables import Table
+from reports.record.identity import MEMORY, STEP_TIME
 from reports.record.names import AXES
 from reports.stats.bands import Band
 
@@ -37,22 +38,37 @@ class CurveSection(NamedTuple):
 
 
 def verdict(comparison: Comparison) -> Panel | None:
-    """The difference and its interval, for the head of the page."""
+    """The difference and its interval, for the head of the page; of several contrasts all."""
     if comparison.primary is None or not comparison.judged:
         return None
-    svg = figures.verdict_bar(comparison.primary, comparison.arms, comparison.margin)
-    found = comparison.primary.difference
+    if comparison.only is None:
+        how = (
+            "The mark is the difference, the line its 95 % interval, the thick part its 90 % interval; the shaded strip"
+            " is the margin that was declared."
+        )
+        svg = contrast_figures.verdict_bars(comparison)
+        return Panel(Markup(svg), "The differences against the margin", how, Table((), ())) if svg else None
+    found = comparison.primary.between(comparison.only.pair)
+    svg = contrast_figures.verdict_bar(found, comparison.only, comparison.margin)
     how = (
         "The dot is the difference, the line its 95 % interval, the thick part its 90 % interval."
         if found and found.estimate.interval()
         else "The dot is the difference that was seen. Nothing says how far another seed would move it."
     )
-    label = f"The difference against the margin: {tables.one_line(tables.interval_cell(comparison.primary))}"
-    return Panel(Markup(svg), label, how, Table((), ())) if svg else None
+    cell = tables.one_line(tables.interval_cell(found, comparison.primary.unit))
+    return Panel(Markup(svg), f"The difference against the margin: {cell}", how, Table((), ())) if svg else None
+
+
+def swatches(comparison: Comparison, place: str) -> list[Markup]:
+    """How each contrast is drawn, to stand beside its name; `place` on the page, of which each has its own ids."""
+    if not comparison.several:
+        return []
+    own = contrast_figures.styles(comparison.contrasts, comparison.arms)
+    return [Markup(contrast_figures.swatch(each, f"{place}{number}")) for number, each in enumerate(own)]
 
 
 def accuracy(comparison: Comparison) -> Panel | None:
-    svg = figures.accuracy(comparison)
+    svg = contrast_figures.accuracy(comparison)
     if svg is None:
         return None
     how = (
@@ -60,8 +76,9 @@ def accuracy(comparison: Comparison) -> Panel | None:
         " and questions; the dotted stroke is the policy before training."
     )
     if comparison.judged:
+        difference = "each difference" if comparison.several else "the difference"
         how += (
-            " On the right, the difference with its 95 % (thin) and 90 % (thick) interval: to claim a winner the thin"
+            f" On the right, {difference} with its 95 % (thin) and 90 % (thick) interval: to claim a winner the thin"
             " line must not touch zero, to claim equivalence the thick one must lie inside the shaded margin."
         )
     return Panel(Markup(svg), "Final accuracy by seed", how, tables.per_seed(comparison))
@@ -162,14 +179,17 @@ def never_finite(comparison: Comparison) -> list[str]:
 
 
 def headline_ratios(comparison: Comparison) -> list[tuple[str, str]]:
-    """(what of the first arm, how many times the second arm's) for the two costs that the question is about."""
-    if not comparison.judged:
+    """(what of the first arm, how many times the second arm's) for the two costs that the question is about.
+
+    Several contrasts have them in their table.
+    """
+    if not comparison.only or not comparison.judged:
         return []
-    first, second = (text.arm_name(arm) for arm in comparison.arms[:2])
+    first, second = tables.arm_names(comparison.only.pair)
     found = []
-    for name, what in (("time/step_s", "time per step"), ("memory/peak_bytes", "peak memory")):
+    for name, what in ((STEP_TIME, "time per step"), (MEMORY, "peak memory")):
         metric = comparison.metric(name)
-        ratio = text.ratio(*(metric.arms[arm].mean for arm in comparison.arms[:2])) if metric else text.NONE
+        ratio = tables.ratio_cell(metric, comparison.only) if metric else text.NONE
         if ratio != text.NONE:
             found.append((f"{first}’s {what}", f"{ratio} {second}’s"))
     return found

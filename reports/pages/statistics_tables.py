@@ -6,20 +6,24 @@ from typing import NamedTuple
 
 from reports import text
 from reports.compare import multiple_tasks
+from reports.compare.accuracy import ACCURACY
 from reports.compare.comparison import Comparison
+from reports.compare.contrasts import difference_of
+from reports.compare.pairs import Pair
 from reports.compare.sample_efficiency import Arrival, Race
-from reports.pages import tables
+from reports.pages import contrast_tables, tables
 from reports.pages.tables import Table
 from reports.record.names import AXES
 
 
 class Section(NamedTuple):
-    """prose: titles of the columns that hold words rather than numbers."""
+    """prose: titles of the columns that hold words rather than numbers. contrasts: the differences, if several."""
 
     title: str
     how: str
     table: Table
     prose: tuple[str, ...] = ("Verdict",)
+    contrasts: Table | None = None
 
 
 def sections(comparison: Comparison) -> list[Section]:
@@ -54,20 +58,21 @@ def areas(comparison: Comparison) -> Section:
         f"{_first_task(comparison)} The rows look at the same runs from several sides and are not separate findings."
     )
     head = ("Quantity", "Per", *_names(comparison), *tables.difference_head(comparison))
-    return Section("Who leads on the way", how, Table(head, tuple(rows)), ("Per", "Verdict"))
+    table = Table(head, tuple(rows))
+    return Section("Who leads on the way", how, table, ("Per", "Verdict"), contrast_tables.areas(comparison))
 
 
 def races(comparison: Comparison) -> Section:
     rows = []
     for race in comparison.findings.races:
         name, unit = AXES[race.axis]
-        level = text.percent(race.level) if race.quantity == "accuracy" else text.significant(race.level)
         cells = (_arrival(race.arms[arm], unit) for arm in comparison.arms)
         judged: tuple[str, ...] = ()
-        if race.log_ratio:
-            verdict = tables.verdict_words(race.log_ratio.verdict).replace(" better", " sooner")
-            judged = (_ratio(race).partition("\n")[0],) if comparison.undecided else (_ratio(race), verdict)
-        rows.append((f"{race.quantity.capitalize()} {level}\n{race.goal}", name, *cells, *judged))
+        if comparison.only and race.log_ratio:
+            cell = contrast_tables.ratio_with_interval(race.log_ratio)
+            verdict = tables.verdict_words(race.log_ratio.verdict, better="sooner")
+            judged = (cell.partition("\n")[0],) if comparison.undecided else (cell, verdict)
+        rows.append((f"{_target(race)}\n{race.goal}", name, *cells, *judged))
     how = (
         "What it took to reach a target that the suite declared, if it did, and to get half, and nine tenths, of the"
         " way from the start to the level that at least half of the runs of each arm reached, which favours neither"
@@ -76,11 +81,13 @@ def races(comparison: Comparison) -> Section:
         " reward is smoothed as in its figure."
         f"{_first_task(comparison)}"
     )
-    names = _names(comparison)
-    ratio: tuple[str, ...] = (f"{names[0]} ÷ {names[1]} (95 %)", "Verdict") if comparison.judged else ()
-    if comparison.undecided:
-        ratio = (f"{names[0]} ÷ {names[1]}",)
-    return Section("How soon", how, Table(("Target", "Per", *names, *ratio), tuple(rows)), ("Target", "Per", "Verdict"))
+    ratio: tuple[str, ...] = ()
+    if comparison.only and comparison.judged:
+        times = " ÷ ".join(tables.arm_names(comparison.only.pair))
+        ratio = (times,) if comparison.undecided else (f"{times} (95 %)", "Verdict")
+    table = Table(("Target", "Per", *_names(comparison), *ratio), tuple(rows))
+    several = contrast_tables.races(comparison, lambda race: f"{_target(race)}, {race.goal}")
+    return Section("How soon", how, table, ("Target", "Per", "Verdict"), several)
 
 
 def early_stopping(comparison: Comparison) -> Section:
@@ -101,23 +108,31 @@ def early_stopping(comparison: Comparison) -> Section:
 
 
 def holm(comparison: Comparison) -> Section:
-    """Only where there are several tasks to have looked at."""
+    """Only where there were several comparisons to have looked at."""
     rows = []
-    for result in comparison.tasks:
-        metric = comparison.metric(f"eval/{result.task}/accuracy")
-        found = metric.difference if metric else None
-        if found and found.verdict.p_holm is not None:
-            outlasts = found.verdict.p_holm < multiple_tasks.ALPHA
-            rows.append(
-                (result.task, _p(found.estimate.p_value), _p(found.verdict.p_holm), "yes" if outlasts else "no")
-            )
-    how = (
-        "Who looks at several tasks finds a difference by chance more easily. Holm’s correction asks more of each: a"
-        " lead that does not outlast it is not called one. The other shares of a task’s answers are corrected alike."
-        " The verdict on the first task was declared before the runs and needs no correction."
-    )
-    head = ("Task", "p of the difference", "p after Holm", "Outlasts the correction")
-    return Section("Having looked at several tasks", how, Table(head, tuple(rows)), ())
+    for metric in (m for m in comparison.metrics if m.task and m.quantity == ACCURACY):
+        for pair, found in metric.differences.items():
+            if found and found.verdict.p_holm is not None:
+                outlasts = "yes" if found.verdict.p_holm < multiple_tasks.ALPHA else "no"
+                p_values = (_p(found.estimate.p_value), _p(found.verdict.p_holm))
+                rows.append((str(metric.task), *_which(comparison, pair), *p_values, outlasts))
+    which: tuple[str, ...] = ()
+    if comparison.several:
+        title, which = "Having made several comparisons", ("Contrast",)
+        how = (
+            "Who makes several comparisons finds a difference by chance more easily. Holm’s correction asks more of"
+            " each: a lead that does not outlast it is not called one. All contrasts and all tasks are corrected for"
+            " together; so are the other quantities on this page, each for itself."
+        )
+    else:
+        title = "Having looked at several tasks"
+        how = (
+            "Who looks at several tasks finds a difference by chance more easily. Holm’s correction asks more of each:"
+            " a lead that does not outlast it is not called one. The other shares of a task’s answers are corrected"
+            " alike. The verdict on the first task was declared before the runs and needs no correction."
+        )
+    head = ("Task", *which, "p of the difference", "p after Holm", "Outlasts the correction")
+    return Section(title, how, Table(head, tuple(rows)), which)
 
 
 def readings(comparison: Comparison) -> list[Section]:
@@ -132,44 +147,61 @@ def readings(comparison: Comparison) -> list[Section]:
     for task in comparison.findings.readings:
         rows = []
         for metric in task.rows:
-            base = text.percent(task.base.get(metric.name.rpartition("/")[2]))
+            base = text.percent(task.base.get(str(metric.quantity)))
             cells = (tables.arm_cell(metric, arm) for arm in comparison.arms)
             judged = (cell.partition(":")[0] for cell in tables.judged_cells(comparison, metric))
             rows.append((metric.title, base, *cells, *judged))
         title = f"The same answers, read in several ways: {task.task}"
-        found.append(Section(title, how, Table(head, tuple(rows)), ("Verdict",)))
+        several = contrast_tables.readings(comparison, task.rows)
+        found.append(Section(title, how, Table(head, tuple(rows)), ("Verdict",), several))
     return found
 
 
 def flips(comparison: Comparison) -> Section:
-    names = _names(comparison)
     rows = []
-    for pairing in comparison.findings.pairings:
-        for one in pairing.flips:
-            counts = (one.both, one.first_only, one.second_only, one.neither)
-            rows.append((pairing.task, one.who, *(f"{count:,}" for count in counts), _p(one.p)))
+    for pair, pairings in comparison.findings.pairings.items():
+        which = _which(comparison, pair)
+        for pairing in pairings:
+            for one in pairing.flips:
+                counts = (one.both, one.first_only, one.second_only, one.neither)
+                rows.append((pairing.task, *which, one.who, *(f"{count:,}" for count in counts), _p(one.p)))
     how = (
         "How many questions both arms, one of them or neither solved after training. McNemar’s exact p is about the two"
         " policies of that row and leaves out that other seeds would give other policies: it describes, and decides"
         " nothing."
     )
-    only = tuple(f"Only {name}" for name in names[:2])
-    head = ("Task", "Policies", "Both", *only, "Neither", "McNemar p")
-    return Section("Questions that changed hands", how, Table(head, tuple(rows)), ("Policies",))
+    first, second, which = _pair_head(comparison)
+    head = ("Task", *which, "Policies", "Both", f"Only {first}", f"Only {second}", "Neither", "McNemar p")
+    return Section("Questions that changed hands", how, Table(head, tuple(rows)), (*which, "Policies"))
 
 
 def disagreement(comparison: Comparison) -> Section:
     rows = []
-    for pairing in comparison.findings.pairings:
-        within = (text.percent(pairing.within.get(arm)) for arm in comparison.arms[:2])
-        rows.append((pairing.task, *within, text.percent(pairing.between)))
+    for pair, pairings in comparison.findings.pairings.items():
+        which = _which(comparison, pair)
+        for pairing in pairings:
+            within = (text.percent(pairing.within.get(arm)) for arm in pair)
+            rows.append((pairing.task, *which, *within, text.percent(pairing.between)))
     how = (
         "The share of questions on which two runs disagree, a mean over all pairs. If runs of different arms disagree"
         " no more than two seeds of the same arm, which questions changed hands says nothing about the arms."
     )
-    names = _names(comparison)[:2]
-    head = ("Task", *(f"Two seeds of {name}" for name in names), "One run of each")
-    return Section("How much of that is the seed", how, Table(head, tuple(rows)), ())
+    first, second, which = _pair_head(comparison)
+    head = ("Task", *which, f"Two seeds of {first}", f"Two seeds of {second}", "One run of each")
+    return Section("How much of that is the seed", how, Table(head, tuple(rows)), which)
+
+
+def _which(comparison: Comparison, pair: Pair) -> tuple[str, ...]:
+    """Of which pair a row is, where there are several."""
+    return (difference_of(pair),) if comparison.several else ()
+
+
+def _pair_head(comparison: Comparison) -> tuple[str, str, tuple[str, ...]]:
+    """How the arms of a row's pair are called, and the title of the column that says which pair it is, if needed."""
+    if comparison.only:
+        first, second = tables.arm_names(comparison.only.pair)
+        return first, second, ()
+    return "the first", "the second", ("Contrast",)
 
 
 def aggregate(comparison: Comparison) -> Section:
@@ -177,9 +209,9 @@ def aggregate(comparison: Comparison) -> Section:
     rows = []
     if found:
         named = {f"Interquartile mean of the accuracy, {text.arm_name(arm)}": own for arm, own in found.iqm.items()}
-        if found.improvement:
-            first, second = _names(comparison)[:2]
-            named[f"Chance that a run of {first} ends above one of {second}"] = found.improvement
+        for pair, improvement in found.improvements.items():
+            first, second = tables.arm_names(pair)
+            named[f"Chance that a run of {first} ends above one of {second}"] = improvement
         for title, one in named.items():
             interval = text.NONE
             if one.low is not None and one.high is not None:
@@ -198,13 +230,13 @@ def profile(comparison: Comparison) -> Section:
     found = comparison.findings.aggregate
     rows = []
     for i, level in enumerate(found.levels if found else ()):
-        shares = (text.percent(found.profile[arm][i], 0) for arm in comparison.arms) if found else ()
+        shares = (text.percent(found.profile[arm][i], 0) for arm in found.profile) if found else ()
         rows.append((f"above {text.percent(level)}", *shares))
     how = (
         "The share of an arm’s runs, over all tasks, whose final accuracy lies above each level. An arm that is ahead"
         " in every row is ahead however one weighs good runs against bad ones."
     )
-    head = ("Final accuracy", *_names(comparison))
+    head = ("Final accuracy", *tables.arm_names(tuple(found.profile) if found else ()))
     return Section("Performance profile", how, Table(head, tuple(rows)), ())
 
 
@@ -227,7 +259,12 @@ def bands(comparison: Comparison) -> Section:
 
 
 def _names(comparison: Comparison) -> tuple[str, ...]:
-    return tuple(text.arm_name(arm) for arm in comparison.arms)
+    return tables.arm_names(comparison.arms)
+
+
+def _target(race: Race) -> str:
+    level = text.percent(race.level) if race.quantity == "accuracy" else text.significant(race.level)
+    return f"{race.quantity.capitalize()} {level}"
 
 
 def _first_task(comparison: Comparison) -> str:
@@ -238,13 +275,6 @@ def _arrival(arrival: Arrival, unit: str) -> str:
     """The median, and how many seeds are behind it."""
     median = text.NONE if arrival.median is None else text.quantity(arrival.median, unit)
     return f"{median}\n{arrival.reached} of {text.plural(arrival.runs, 'seed')}"
-
-
-def _ratio(race: Race) -> str:
-    value, low, high = race.ratio
-    if value is None:
-        return text.NONE
-    return f"×{value:.2f}\n" + (f"×{low:.2f} to ×{high:.2f}" if low is not None and high is not None else "no interval")
 
 
 def _p(value: float | None) -> str:

@@ -1,6 +1,7 @@
 """How figures look, and how they become inline SVG: the same bytes for the same data, and ids that share a page.
 
-Arms differ by colour (the Okabe–Ito palette), by line style and by marker. Ink, rules and arm colours are written as
+Arms differ by colour (the Okabe–Ito palette, and four more that stay apart for the colour-blind), by line style and by
+marker: eight of each; for more arms the colours come again with other styles. Ink, rules and arm colours are written as
 CSS variables with a fallback, so that the page decides what they look like. Text stays text: it is small, can be
 searched and is drawn in the reader's own sans-serif; the layout is measured in DejaVu Sans, which is wider than most.
 """
@@ -12,7 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 import seaborn as sns
@@ -21,7 +22,7 @@ from matplotlib.figure import Figure
 # Placeholders that no palette uses; they become CSS variables in the SVG.
 INK, RULE, MUTED = "#010203", "#020304", "#030405"
 PAPER = "#08090a"
-ARMS = ("#040506", "#050607", "#060708", "#070809")
+ARMS = ("#040506", "#050607", "#060708", "#070809", "#0a0b0c", "#0b0c0d", "#0c0d0e", "#0d0e0f")
 _VARIABLES = {
     INK: "var(--ink,#222)",
     RULE: "var(--rule,#ccc)",
@@ -31,10 +32,17 @@ _VARIABLES = {
     ARMS[1]: "var(--arm1,#d55e00)",
     ARMS[2]: "var(--arm2,#009e73)",
     ARMS[3]: "var(--arm3,#cc79a7)",
+    ARMS[4]: "var(--arm4,#4b2fd0)",
+    ARMS[5]: "var(--arm5,#8a962b)",
+    ARMS[6]: "var(--arm6,#5c0f1f)",
+    ARMS[7]: "var(--arm7,#30353c)",
 }
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
-MARKERS = ("o", "s", "^", "D")
-HATCHES = ("", "///", "xx", "--")
+DASHES: tuple[Any, ...] = (
+    "-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (9, 2)), (0, (2.5, 1.2)), (0, (6, 2, 1, 2, 1, 2)),
+    (0, (9, 2, 3, 2)),
+)  # fmt: skip
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+HATCHES = ("", "///", "xx", "--", "\\\\\\", "..", "oo", "++")
 WIDTH = 10.2
 Layout = Literal["constrained"] | None
 _RC = {
@@ -63,6 +71,22 @@ _RC = {
     "hatch.linewidth": 0.7,
     "legend.frameon": False,
 }
+
+
+class Style(NamedTuple):
+    """How an arm is drawn."""
+
+    color: str
+    dash: Any
+    marker: str
+    hatch: str
+
+
+def style(index: int) -> Style:
+    """Of the arm at this place among all, or of anything else that is told apart like arms."""
+    again, place = divmod(index, len(ARMS))
+    other = (place + 3 * again) % len(ARMS)
+    return Style(ARMS[place], DASHES[other], MARKERS[other], HATCHES[other])
 
 
 @contextmanager
@@ -105,6 +129,16 @@ def _svg(drawn: Figure, name: str) -> str:
     return svg.replace("\n", " ")
 
 
+LEGEND_COLUMNS, LEGEND_ROW = 5, 0.24
+"""Entries beside each other, and the height of a row of them in inches."""
+
+
 def legend_above(ax: Any, handles: Sequence[Any]) -> None:
     """The legend over the top edge, where no curve can run into it."""
-    ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=5, fontsize=9.5, borderaxespad=0.2)
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0)}
+    ax.legend(handles=handles, **place, ncols=LEGEND_COLUMNS, fontsize=9.5, borderaxespad=0.2)
+
+
+def legend_room(handles: Sequence[Any]) -> float:
+    """Inches that its rows take beyond the first."""
+    return LEGEND_ROW * max(0, -(-len(handles) // LEGEND_COLUMNS) - 1)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from reports import text
-from reports.compare.accuracy import AT_BEST_REWARD, sampled_title
-from reports.compare.comparison import Comparison, Metric, disagrees, evidence_of
+from reports.compare.accuracy import ACCURACY, AT_BEST_REWARD, GAIN, sampled_title
+from reports.compare.comparison import Comparison, Difference, Metric
+from reports.compare.contrasts import Contrast
 from reports.compare.curves import STABILITY, Curves
 from reports.compare.phase_costs import Bars, part_title, title
-from reports.record.names import AXES, CRITIC_PHASES, EVIDENCE, SPENT_UNITS
+from reports.record.identity import REWARD
+from reports.record.names import AXES, CRITIC_PHASES, SPENT_UNITS
 from reports.stats.bands import Band
-from reports.stats.estimates import Verdict
+from reports.stats.verdict import Verdict, VerdictKind
 
 DATA_ROWS = 11
 
@@ -32,24 +33,34 @@ def accuracy(comparison: Comparison) -> Table:
     """Per task, one row for each way of counting right answers: base, every arm, the difference, what may be said."""
     rows = []
     for result in comparison.tasks:
-        prefix, base = f"eval/{result.task}/", result.base.metrics if result.base else {}
-        keys = {m.name.removeprefix(prefix): m for m in comparison.metrics if m.name.startswith(prefix)}
-        # A task's name may go on where another's ends.
-        own = {key: metric for key, metric in keys.items() if "/" not in key and key != "gain"}
+        base = result.base.metrics if result.base else {}
+        own = {str(metric.quantity): metric for metric in accuracy_rows(comparison, result.task)}
         for key, metric in own.items():
-            before = text.percent(base.get("accuracy" if key == AT_BEST_REWARD else key))
-            if result.base_interval and key in ("accuracy", AT_BEST_REWARD):
+            before = text.percent(base.get(ACCURACY if key == AT_BEST_REWARD else key))
+            if result.base_interval and key in (ACCURACY, AT_BEST_REWARD):
                 before += "\n" + text.span(*result.base_interval, "fraction")
-            title = f"{result.task}\n{_counted(comparison, result.task, key)}" if len(own) > 1 else result.task
+            title = share_title(comparison, metric)
             rows.append(
                 (title, before, *(arm_cell(metric, arm) for arm in comparison.arms), *judged_cells(comparison, metric))
             )
-    return Table(("Task", "Base", *_names(comparison.arms), *difference_head(comparison)), tuple(rows))
+    return Table(("Task", "Base", *arm_names(comparison.arms), *difference_head(comparison)), tuple(rows))
+
+
+def accuracy_rows(comparison: Comparison, task: str) -> list[Metric]:
+    """The ways of counting right answers."""
+    return [metric for metric in comparison.metrics if metric.task == task and metric.quantity != GAIN]
+
+
+def share_title(comparison: Comparison, metric: Metric) -> str:
+    """Its task and, where there are several ways of counting, which one it is."""
+    task = str(metric.task)
+    one_of_several = len(accuracy_rows(comparison, task)) > 1
+    return f"{task}\n{_counted(comparison, task, str(metric.quantity))}" if one_of_several else task
 
 
 def _counted(comparison: Comparison, task: str, key: str) -> str:
     """Which policies a share is about, or which of their answers."""
-    if key == "accuracy":
+    if key == ACCURACY:
         return "after training"
     if key != AT_BEST_REWARD:
         return f"after training, {sampled_title(key)}"
@@ -73,30 +84,30 @@ def per_seed(comparison: Comparison) -> Table:
 
 def cost(comparison: Comparison) -> Table:
     """What a step, and the whole budget, cost."""
-    metrics = [m for m in comparison.metrics if not m.name.startswith(("eval/", "reward/"))]
+    only = comparison.only if comparison.judged else None
     rows = []
-    for metric in metrics:
-        means = [metric.arms[arm].mean for arm in comparison.arms[:2]]
-        shared = (text.ratio(*means),) if comparison.judged else ()
-        rows.append(
-            (
-                metric.title,
-                *(arm_cell(metric, arm) for arm in comparison.arms),
-                *shared,
-                *judged_cells(comparison, metric),
-            )
-        )
-    ratio = ("Ratio",) if comparison.judged else ()
-    return Table(("Cost", *_names(comparison.arms), *ratio, *difference_head(comparison)), tuple(rows))
+    for metric in cost_rows(comparison):
+        ratio = (ratio_cell(metric, only),) if only else ()
+        cells = (arm_cell(metric, arm) for arm in comparison.arms)
+        rows.append((metric.title, *cells, *ratio, *judged_cells(comparison, metric)))
+    head = ("Cost", *arm_names(comparison.arms), *(("Ratio",) if only else ()), *difference_head(comparison))
+    return Table(head, tuple(rows))
+
+
+def cost_rows(comparison: Comparison) -> list[Metric]:
+    return [metric for metric in comparison.metrics if not metric.task and metric.name != REWARD]
 
 
 def reward(comparison: Comparison) -> Table:
     rows = [
         (metric.title, *(arm_cell(metric, arm) for arm in comparison.arms), *judged_cells(comparison, metric))
-        for metric in comparison.metrics
-        if metric.name.startswith("reward/")
+        for metric in reward_rows(comparison)
     ]
-    return Table(("Reward", *_names(comparison.arms), *difference_head(comparison)), tuple(rows))
+    return Table(("Reward", *arm_names(comparison.arms), *difference_head(comparison)), tuple(rows))
+
+
+def reward_rows(comparison: Comparison) -> list[Metric]:
+    return [metric for metric in comparison.metrics if metric.name == REWARD]
 
 
 def runs(comparison: Comparison) -> Table:
@@ -158,7 +169,7 @@ def stability_signs(found: Mapping[str, Curves]) -> Table:
 
 def memory_peaks(bars: Bars, arms: Sequence[str]) -> Table:
     rows = [(title(phase), *(text.quantity(bars.values[arm][phase], "B") for arm in arms)) for phase in bars.phases]
-    return Table(("Phase", *_names(arms)), tuple(rows))
+    return Table(("Phase", *arm_names(arms)), tuple(rows))
 
 
 def memory_parts(parts: Mapping[str, Bars], arms: Sequence[str]) -> Table:
@@ -169,7 +180,7 @@ def memory_parts(parts: Mapping[str, Bars], arms: Sequence[str]) -> Table:
             sizes = [bars.values[arm][part] for arm in arms]
             if any(sizes):
                 rows.append((title(phase), part_title(part), *(text.quantity(size, "B") for size in sizes)))
-    return Table(("Phase", "Component", *_names(arms)), tuple(rows))
+    return Table(("Phase", "Component", *arm_names(arms)), tuple(rows))
 
 
 def phases(comparison: Comparison) -> Table:
@@ -189,48 +200,8 @@ def phases(comparison: Comparison) -> Table:
     critics = [seconds.share(arm, CRITIC_PHASES) for arm in arms]
     if any(critics):
         rows.append(("of it the critic’s", *(cell for share in critics for cell in (text.percent(share), ""))))
-    head = [f"{name}, {what}" for name in _names(arms) for what in ("time", "speed")]
+    head = [f"{name}, {what}" for name in arm_names(arms) for what in ("time", "speed")]
     return Table(("Phase", *head), tuple(rows))
-
-
-def audit(matching: Mapping[str, Any], arms: Sequence[str]) -> Table:
-    """Every setting as the audit judged it: undeclared differences first, then declared ones, then what is equal."""
-    cells, kinds = [], []
-    for kind, state in (("undeclared", "✗ undeclared"), ("declared", "≠ declared"), ("shared", "= equal")):
-        for row in matching.get(kind) or []:
-            values = row.get("values") or {}
-            shown = [_value(row.get("value") if kind == "shared" else values.get(arm)) for arm in arms]
-            cells.append((str(row.get("key")), *shown, state, str(row.get("why") or text.NONE)))
-            kinds.append(kind)
-    return Table(("Setting", *_names(arms), "Audit", "Why"), tuple(cells), tuple(kinds))
-
-
-def evidence(comparison: Comparison) -> Table:
-    """Per seed: the hash that all arms share, or every arm's where they differ or one is missing."""
-    cells = []
-    for row in comparison.bench["matching"].get("evidence") or []:
-        found = {arm: evidence_of(row, arm) for arm in comparison.arms}
-        line = []
-        for what in EVIDENCE:
-            digests = [own.get(what) for own in found.values()]
-            shown = [digest[:12] if digest else "missing" for digest in digests]
-            alike = len(set(shown)) == 1
-            symbol = "?" if None in digests else "✓" if alike else "✗"
-            line.append(f"{symbol} {shown[0] if alike else ' ≠ '.join(shown)}")
-        state = "✓ equal" if row.get("equal") else "✗ not equal" if disagrees(comparison.runs, row) else "? incomplete"
-        cells.append((str(row.get("seed")), *line, state))
-    return Table(("Seed", "Initial weights", "Prompt stream", "First rollouts", "Verdict"), tuple(cells))
-
-
-def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested tables as dotted keys."""
-    rows: list[tuple[str, str]] = []
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            rows += flat(item, f"{prefix}{key}.")
-        else:
-            rows.append((f"{prefix}{key}", _value(item)))
-    return rows
 
 
 def arm_cell(metric: Metric, arm: str) -> str:
@@ -239,7 +210,7 @@ def arm_cell(metric: Metric, arm: str) -> str:
     if value.mean is None:
         return f"{text.NONE}\n{text.plural(value.missing, 'run')} without a value" if value.missing else text.NONE
     # A gain is a difference of shares: points, not per cent.
-    signed = metric.name.endswith("/gain")
+    signed = metric.quantity == GAIN
     notes = []
     if value.low is not None and value.high is not None and value.low != value.high:
         notes.append(text.span(value.low, value.high, metric.unit, signed=signed))
@@ -250,18 +221,21 @@ def arm_cell(metric: Metric, arm: str) -> str:
     return "\n".join([text.quantity(value.mean, metric.unit, signed=signed), *([", ".join(notes)] if notes else [])])
 
 
-def interval_cell(metric: Metric) -> str:
+def interval_cell(difference: Difference | None, unit: str) -> str:
     """The difference, and on a second line its 95 % interval or why there is none."""
-    found = metric.difference
-    if found is None or found.estimate.mean is None:
+    if difference is None or difference.estimate.mean is None:
         return text.NONE
-    cell = text.quantity(found.estimate.mean, metric.unit, signed=True)
-    interval = found.estimate.interval()
+    cell = text.quantity(difference.estimate.mean, unit, signed=True)
+    interval = difference.estimate.interval()
     if interval is None:
         return f"{cell}\nno interval"
     if interval[0] == interval[1]:
         return f"{cell}\nthe same in every seed"
-    return f"{cell}\n{text.span(*interval, metric.unit, signed=True)}"
+    return f"{cell}\n{text.span(*interval, unit, signed=True)}"
+
+
+def ratio_cell(metric: Metric, contrast: Contrast) -> str:
+    return text.ratio(*(metric.arms[arm].mean for arm in contrast.pair))
 
 
 def one_line(cell: str) -> str:
@@ -270,47 +244,38 @@ def one_line(cell: str) -> str:
     return f"{value} ({note})" if note else value
 
 
-def verdict_cell(metric: Metric) -> str:
-    return verdict_words(metric.difference.verdict) if metric.difference else text.NONE
+def verdict_cell(difference: Difference | None) -> str:
+    return verdict_words(difference.verdict) if difference else text.NONE
 
 
-def verdict_words(judged: Verdict) -> str:
-    label = judged.label
+def verdict_words(judged: Verdict, *, alone: str = "on this task alone", better: str = "better") -> str:
+    """alone: where a lead was seen that did not outlast Holm's correction. better: what a winner is."""
+    words = judged.words(text.arm_name, better)
     if judged.beyond_margin:
-        label += ", beyond the margin"
-    if label == "no verdict":
-        label += f": {judged.reason}"
+        words += ", beyond the margin"
+    if judged.kind is VerdictKind.NO_VERDICT:
+        words += f": {judged.reason}"
     if judged.alone:
-        leader = text.arm_name(judged.alone.partition(" better")[0])
-        return f"{label}: {leader} ahead on this task alone, not once corrected for several (Holm)"
-    head, _, tail = label.partition(" better")
-    return f"{text.arm_name(head)} better{tail}" if " better" in label else label
+        words += f": {text.arm_name(judged.alone)} ahead {alone}, not once corrected for several (Holm)"
+    return words
 
 
 def judged_cells(comparison: Comparison, metric: Metric) -> tuple[str, ...]:
     """What stands under `difference_head`."""
-    difference = interval_cell(metric)
-    if comparison.undecided:
-        return (difference.partition("\n")[0],)
-    return (difference, verdict_cell(metric)) if comparison.judged else ()
+    if not comparison.only or not comparison.judged:
+        return ()
+    difference = metric.between(comparison.only.pair)
+    cell = interval_cell(difference, metric.unit)
+    return (cell.partition("\n")[0],) if comparison.undecided else (cell, verdict_cell(difference))
 
 
 def difference_head(comparison: Comparison) -> tuple[str, ...]:
-    names = " − ".join(_names(comparison.arms[:2]))
-    if comparison.undecided:
-        return (names,)
-    return (f"{names} (95 % interval)", "Verdict") if comparison.judged else ()
+    """For the difference of the only contrast. Several have tables of their own (`reports.pages.contrast_tables`)."""
+    if not comparison.only or not comparison.judged:
+        return ()
+    title = comparison.only.title
+    return (title,) if comparison.undecided else (f"{title} (95 % interval)", "Verdict")
 
 
-def _names(arms: Sequence[str]) -> tuple[str, ...]:
+def arm_names(arms: Sequence[str]) -> tuple[str, ...]:
     return tuple(text.arm_name(arm) for arm in arms)
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return text.NONE
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return f"{value:g}" if math.isfinite(value) else str(value)
-    return str(value)

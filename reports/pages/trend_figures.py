@@ -19,8 +19,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from reports import text
 from reports.pages.figures import signed
-from reports.pages.svg import ARMS, DASHES, INK, MARKERS, MUTED, PAPER, RULE, WIDTH, legend_above
+from reports.pages.svg import INK, MUTED, PAPER, RULE, WIDTH, legend_above, style
 from reports.pages.svg import figure as new_figure
+from reports.stats import verdict
+from reports.stats.verdict import VerdictKind
 from reports.trend.history import KINDS, Entry, History
 from reports.trend.read import Judged, Value
 
@@ -79,9 +81,11 @@ def difference(history: History) -> str | None:
         ax.set_ylabel(f"{a} − {b}, points")
         ax.yaxis.set_major_formatter(signed)
         _at_least(ax, LEAST_POINTS, (-103, 103))
-        winners = [f"{arm} better" for arm in history.pair]
-        verdicts = sorted({judged.verdict for judged in shown.values()}, key=lambda each: (each not in winners, each))
-        handles = [Line2D([], [], ls="", label=verdict_label(each), **_mark(each, history)) for each in verdicts]
+        winners = [verdict.leads(arm) for arm in history.pair]
+        labels = sorted({judged.verdict for judged in shown.values()}, key=lambda each: (each not in winners, each))
+        handles = [
+            Line2D([], [], ls="", label=verdict_label(each, history.pair), **_mark(each, history)) for each in labels
+        ]
         legend_above(ax, [*handles, *margins, *_cross_handle(history)])
         return done()
 
@@ -129,9 +133,10 @@ def arm_label(arm: str) -> str:
     return name if len(name) <= MOST_CHARS else f"{name[: MOST_CHARS - 1]}…"
 
 
-def verdict_label(verdict: str) -> str:
-    arm, better, _ = text.visible(verdict).partition(" better")
-    return f"{text.arm_name(arm)} better" if better else arm
+def verdict_label(label: str, arms: Sequence[str]) -> str:
+    """As people read it; what is no verdict on these arms is shown as it came."""
+    said = verdict.read(label, arms)
+    return text.visible(said.words(text.arm_name) if said else label)
 
 
 @contextmanager
@@ -192,12 +197,12 @@ def _strip(ax: Any, history: History, kinds: Sequence[str]) -> None:
 def _arms(ax: Any, history: History, of: Of, scale: float, *, on_one_device: bool = False) -> None:
     """Every arm's means with their intervals, a little beside each other, joined where they may be."""
     for index, arm in enumerate(history.arms):
-        shift, color = 0.16 * (index - (len(history.arms) - 1) / 2), ARMS[index % 4]
+        shift, color = 0.16 * (index - (len(history.arms) - 1) / 2), style(index).color
         for line in history.lines(on_one_device=on_one_device):
             found = [(entry.number + shift, value) for entry in line if (value := of(entry, arm))]
             size = {"ms": _fitting(history, 4.5), "lw": _fitting(history, 1.3, 0.4)}
-            style = {"ls": DASHES[index % 4], "marker": MARKERS[index % 4], "color": color, **size}
-            ax.plot([x for x, _ in found], [scale * (value.mean or 0) for _, value in found], **style)
+            own = {"ls": style(index).dash, "marker": style(index).marker, "color": color, **size}
+            ax.plot([x for x, _ in found], [scale * (value.mean or 0) for _, value in found], **own)
             for x, value in found:
                 if value.low is not None and value.high is not None:
                     ax.plot([x, x], [scale * value.low, scale * value.high], lw=size["lw"], alpha=0.7, color=color)
@@ -242,22 +247,27 @@ def _at_least(ax: Any, span: float, within: tuple[float, float] = (-math.inf, ma
     ax.set_ylim(max(within[0], low - room), min(within[1], high + room))
 
 
-def _mark(verdict: str, history: History) -> dict[str, Any]:
+def _mark(label: str, history: History) -> dict[str, Any]:
     """Arrowheads for the two winners, filled shapes for what is known, hollow ones for what is not."""
-    shapes, colors = {"equivalent": "s", "inconclusive": "o"}, {"equivalent": INK}
-    for arm, shape in zip(history.pair or (), "^v", strict=False):
-        shapes[f"{arm} better"], colors[f"{arm} better"] = shape, ARMS[history.arms.index(arm) % 4]
-    color = colors.get(verdict, INK)
-    fill = color if verdict in colors else PAPER
-    return {"marker": shapes.get(verdict, "D"), "ms": 6.5, "mew": 1.4, "color": color, "mfc": fill}
+    pair = history.pair or ()
+    said = verdict.read(label, pair)
+    kind = said.kind if said else None
+    shape, color, known = "D", INK, kind in (VerdictKind.BETTER, VerdictKind.EQUIVALENT)
+    if said and said.winner:
+        shape = "^" if said.winner == next(iter(pair), None) else "v"
+        color = style(history.arms.index(said.winner)).color
+    elif kind is VerdictKind.EQUIVALENT:
+        shape = "s"
+    elif kind is VerdictKind.INCONCLUSIVE:
+        shape = "o"
+    return {"marker": shape, "ms": 6.5, "mew": 1.4, "color": color, "mfc": color if known else PAPER}
 
 
 def _arm_handles(history: History) -> dict[str, Line2D]:
     return {
-        f"arm {index}": Line2D(
-            [], [], label=arm_label(arm), color=ARMS[index % 4], ls=DASHES[index % 4], marker=MARKERS[index % 4], ms=5
-        )
+        f"arm {index}": Line2D([], [], label=arm_label(arm), color=own.color, ls=own.dash, marker=own.marker, ms=5)
         for index, arm in enumerate(history.arms)
+        for own in [style(index)]
     }
 
 

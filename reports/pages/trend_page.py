@@ -12,6 +12,7 @@ from reports.pages import trend_figures as figures
 from reports.pages import trend_tables as tables
 from reports.pages.panels import Panel
 from reports.record.journal import replace_file
+from reports.stats import verdict
 from reports.trend.history import Entry, History
 
 MOST_CHARS = 1000
@@ -43,7 +44,7 @@ def render(history: History) -> str:
             code_changes=tables.code_changes(history),
             benchmarks=tables.benchmarks(history),
             unmarked=sum(history.difference(entry) is None for entry in history.counted),
-            **html.assets(),
+            **html.assets(several=len(history.arms) > html.ORDINARY),
         )
     )
 
@@ -51,13 +52,14 @@ def render(history: History) -> str:
 def _kind(entry: Entry) -> str:
     if not entry.group or entry.found is None:
         return "bad"
-    return "win" if entry.found.verdict.endswith(" better") else html.KINDS.get(entry.found.verdict, "open")
+    said = verdict.read(entry.found.verdict, entry.found.difference_of)
+    return html.KINDS[said.kind] if said else "open"
 
 
 def _label(entry: Entry) -> str:
     if not entry.group or entry.found is None:
         return "the newest benchmark is not counted"
-    return f"newest: {figures.verdict_label(entry.found.verdict)}"
+    return f"newest: {figures.verdict_label(entry.found.verdict, entry.found.difference_of)}"
 
 
 def _sentence(entry: Entry) -> str:

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from reports import text
-from reports.pages.tables import Table, verdict_words
-from reports.stats.estimates import Verdict
+from reports.pages.tables import Table
+from reports.pages.trend_figures import verdict_label
 from reports.trend.history import CODE, KINDS, MOST_NAMED, Entry, History, listed
 from reports.trend.read import Judged, Value
 
@@ -25,8 +25,8 @@ def groups(history: History) -> Table:
     for group, own in reversed(by_group.items()):
         ranges = (_range([v.mean for entry in own if (v := entry.accuracy(arm))], "fraction") for arm in history.arms)
         judged = [found for entry in own if (found := history.difference(entry))]
-        counts = Counter(verdict_cell(each).partition(",")[0] for each in judged)
-        said = ", ".join(f"{count}\u00a0× {verdict}" for verdict, count in counts.most_common())
+        counts = Counter(verdict_label(each.verdict, history.pair or ()) for each in judged)
+        said = ", ".join(f"{count}\u00a0× {label}" for label, count in counts.most_common())
         period = " to ".join(dict.fromkeys((own[0].began[:10], own[-1].began[:10])))
         devices = text.listed(list(dict.fromkeys(entry.device for entry in own)))
         spread = (_range([each.mean for each in judged], "points"), said or text.NONE) if history.pair else ()
@@ -51,7 +51,9 @@ def difference(history: History) -> Table:
             narrow = _span(judged.low90, judged.high90, "points")
             margin = entry.found.margin if entry.found else None
             declared = f"±{text.points(margin, signed=False)}" if margin else text.NONE
-            rows.append((*_which(entry), *difference_cells(judged), narrow, declared, judged.reason or text.NONE))
+            rows.append(
+                (*_which(entry), *difference_cells(history, judged), narrow, declared, judged.reason or text.NONE)
+            )
     head = ("Benchmark", "Group", *_difference_head(history), "90 % interval", "Margin", "Why")
     return Table(head, tuple(rows))
 
@@ -93,7 +95,7 @@ def benchmarks(history: History) -> Table:
                 f"{_name(entry)}\n{entry.bench_id}",
                 entry.status if entry.group else f"{entry.status}\nnot counted: {str(entry.why)[:MOST_CHARS]}",
                 *(_cell(entry, Entry.accuracy, arm, "fraction") for arm in history.arms),
-                *((difference_cells(judged) if judged else no_difference) if history.pair else ()),
+                *((difference_cells(history, judged) if judged else no_difference) if history.pair else ()),
                 *(_both(entry, arm) for arm in history.arms),
                 f"{entry.group or text.NONE}\n{(entry.found.profile if entry.found else None) or ''}".rstrip(),
                 listed(entry.seeds),
@@ -105,17 +107,14 @@ def benchmarks(history: History) -> Table:
     return Table((*head, "Group and profile", "Seeds", "Commit and device"), tuple(rows))
 
 
-def difference_cells(judged: Judged) -> tuple[str, str]:
-    """The difference with its 95 % interval, and what was said of it."""
+def difference_cells(history: History, judged: Judged) -> tuple[str, str]:
+    """The difference with its 95 % interval, and what was said of it, but for the reason, which stands elsewhere."""
     interval = _span(judged.low, judged.high, "points")
-    return f"{text.points(judged.mean)}\n{'no interval' if interval == text.NONE else interval}", verdict_cell(judged)
-
-
-def verdict_cell(judged: Judged) -> str:
-    """Its reason stands elsewhere."""
-    if judged.verdict == "no verdict":
-        return judged.verdict
-    return verdict_words(Verdict(judged.verdict, judged.reason, judged.beyond_margin))
+    beyond = ", beyond the margin" if judged.beyond_margin else ""
+    return (
+        f"{text.points(judged.mean)}\n{'no interval' if interval == text.NONE else interval}",
+        verdict_label(judged.verdict, history.pair or ()) + beyond,
+    )
 
 
 def _name(entry: Entry) -> str:

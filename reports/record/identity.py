@@ -22,7 +22,7 @@ Scalar = Annotated[str, Field(max_length=2000)] | bool | Annotated[int, Field(ge
 Setting = Scalar | Annotated[tuple[Scalar, ...], Field(max_length=MOST_NAMES)]
 
 # Settings that leave the numbers alone. The model's name is one: its weights are in the key, wherever they lie.
-NOT_COMPARED = ("seeds", "model.name", "checkpoint.")
+NOT_COMPARED = ("seeds", "model.name", "checkpoint.", "suite.contrasts")
 # Versions that decide what is computed; of vLLM only where it samples.
 STACK = ("torch", "transformers", "lm-eval", "numpy")
 

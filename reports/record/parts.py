@@ -70,8 +70,12 @@ class Budget(Record):
     limit: NonNegative | None = None
 
 
+ArmPair = Annotated[list[ArmName], Field(min_length=2, max_length=2)]
+
+
 class SpecSuite(Record):
     target: Fraction | None = None
+    contrasts: Annotated[list[ArmPair], Field(max_length=MOST_ROWS)] | None = None
 
 
 class SpecModel(Record):

@@ -81,11 +81,6 @@ class Records:
         return {key: share for key, share in shares.items() if share > SLOWED}
 
     @property
-    def compared(self) -> tuple[str, ...]:
-        """The arms whose difference is judged, the first minus the second; one that did not fit has none."""
-        return () if self.unfit else self.arms[:2]
-
-    @property
     def tasks(self) -> tuple[str, ...]:
         """The declared evaluation tasks in their order (the first is the primary one), then any other that was run."""
         declared = list(self.bench.get("eval_tasks") or ())

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from scipy import stats as sps
 from scipy.optimize import brentq
 
+from reports.stats.verdict import Verdict, VerdictKind
+
 Array = NDArray[np.float64]
 Better = Literal["higher", "lower"] | None
 
@@ -91,29 +93,6 @@ class Estimate:
             return None
         half = self.deviation((1 - level) / 2)
         return self.mean - half, self.mean + half
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What may be said of a difference, and what would change it.
-
-    label: "invalid", "no verdict", "<arm> better", "equivalent" or "inconclusive".
-    beyond_margin: for "<arm> better", whether the whole 95 % interval lies beyond the margin.
-    within_margin: whether the 90 % interval lies inside the margin.
-    mde: the difference that would have been found about four times out of five.
-    seeds_needed: seeds per arm that would bring the mde down to the margin; None when seeds alone would not.
-    p_holm: p of the difference after Holm's correction across tasks; None where there is nothing to correct for.
-    alone: the label that this task would have alone, where the correction took it away.
-    """
-
-    label: str
-    reason: str
-    beyond_margin: bool | None = None
-    within_margin: bool | None = None
-    mde: float | None = None
-    seeds_needed: int | None = None
-    p_holm: float | None = None
-    alone: str | None = None
 
 
 def finite(values: Iterable[Any]) -> tuple[Array, int]:
@@ -253,15 +232,15 @@ def verdict(
         except what never differed at all.
     """
     if problem:
-        return Verdict("invalid", problem)
+        return Verdict(VerdictKind.INVALID, problem)
     if estimate.mean is None:
-        return Verdict("invalid", estimate.note)
+        return Verdict(VerdictKind.INVALID, estimate.note)
     if better is None:
-        return Verdict("no verdict", "fixed by the budget, so not judged")
+        return Verdict(VerdictKind.NO_VERDICT, "fixed by the budget, so not judged")
     wide = estimate.interval(LEVEL)
     narrow = estimate.interval(EQUIVALENCE_LEVEL)
     if wide is None or narrow is None:
-        return Verdict("no verdict", estimate.note)
+        return Verdict(VerdictKind.NO_VERDICT, estimate.note)
     mde = minimum_detectable_effect(estimate)
     seeds = seeds_needed(estimate, margin) if margin else None
     within = None if margin is None else bool(-margin < narrow[0] and narrow[1] < margin)
@@ -270,16 +249,19 @@ def verdict(
         first_leads = (low > 0) == (better == "higher")
         beyond = None if margin is None else bool(low > margin or high < -margin)
         return Verdict(
-            f"{arms[0] if first_leads else arms[1]} better",
+            VerdictKind.BETTER,
             "the 95 % interval of the difference excludes zero",
-            beyond,
-            within,
-            mde,
-            seeds,
+            winner=arms[0] if first_leads else arms[1],
+            beyond_margin=beyond,
+            within_margin=within,
+            mde=mde,
+            seeds_needed=seeds,
         )
     if within or low == high == 0:
-        return Verdict("equivalent", "the 90 % interval lies inside the margin", None, True, mde, seeds)
-    return Verdict("inconclusive", "the 95 % interval of the difference includes zero", None, within, mde, seeds)
+        kind, within, reason = VerdictKind.EQUIVALENT, True, "the 90 % interval lies inside the margin"
+    else:
+        kind, reason = VerdictKind.INCONCLUSIVE, "the 95 % interval of the difference includes zero"
+    return Verdict(kind, reason, within_margin=within, mde=mde, seeds_needed=seeds)
 
 
 def _variance(x: Array) -> float:

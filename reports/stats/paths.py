@@ -35,6 +35,12 @@ class Paths:
     fault: str | None = None
 
     @property
+    def standing(self) -> Mapping[str, Mapping[int, Path | None]]:
+        """The arms that have runs, where there are two to hold against each other; else all."""
+        ran = {arm: own for arm, own in self.runs.items() if own}
+        return ran if len(ran) > 1 else self.runs
+
+    @property
     def usable(self) -> list[Path]:
         return [path for own in self.runs.values() for path in own.values() if path]
 

@@ -127,6 +127,16 @@ def test_every_shipped_suite_loads_with_every_profile(path: Path) -> None:
         (f"budget.samples={10**300}", ["budget.samples = 1000", "less than or equal to 9007199254740992"]),
         ("budget={samples=1,steps=1}", ["budget: exactly one of device_seconds, ", "got samples, steps"]),
         ("suite.margin=nan", ["suite.margin = nan: "]),
+        ("suite.contrasts=[['ppo','rloo']]", ["suite.contrasts: ['ppo', 'rloo']: no arm 'rloo'; accepted: ppo, grpo"]),
+        ("suite.contrasts=[['ppo','ppo']]", ["suite.contrasts: ['ppo', 'ppo']: expected two different arms"]),
+        ("suite.contrasts=[['ppo']]", ["suite.contrasts: ['ppo']: expected two different arms"]),
+        (
+            "suite.contrasts=[['ppo','grpo'],['grpo','ppo']]",
+            ["suite.contrasts: ['grpo', 'ppo']: each pair once"],
+        ),
+        ("suite.contrasts=[]", ["suite.contrasts = []: expected at least one"]),
+        ("suite.contrasts=[3]", ["suite.contrasts.0 = 3: expected an array"]),
+        ("suite.contrasts=ppo", ["suite.contrasts = 'ppo': expected an array"]),
         ("critic.gamma=1.1", ["critic.gamma = 1.1: ", "less than or equal to 1"]),
         ("kl.coefficient=0.1", ["kl: ", "needs a placement (reward, loss)", "coefficient = 0.1, placement = 'none'"]),
         ("kl.placement=loss", ["kl: ", "coefficient = 0, placement = 'loss'"]),
@@ -180,6 +190,14 @@ def test_an_empty_table_laid_over_a_table_changes_nothing() -> None:
 )
 def test_a_fault_of_the_file_is_one_line(tmp_path: Path, old: str, new: str, part: str) -> None:
     assert fault(demo(tmp_path, old=old, new=new)).startswith(part)
+
+
+def test_contrasts_of_arms_that_are_not_run_go_with_them(tmp_path: Path) -> None:
+    declared = 'contrasts = [["ppo", "grpo"], ["a", "grpo"]]'
+    path = demo(tmp_path, old="[model]", new=f'{declared}\n[arms.a]\nalgorithm = "grpo"\n[model]')
+    assert load_bench(path).suite.contrasts == (("ppo", "grpo"), ("a", "grpo"))
+    assert load_bench(path, arms=["a", "grpo"]).suite.contrasts == (("a", "grpo"),)
+    assert load_bench(path, arms=["ppo", "a"]).suite.contrasts is None
 
 
 def test_broken_toml_names_the_line(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import pytest
 from synthetic_bench import read_json, write_bench, write_json
 
 from reports.compare import answer_parsers
+from reports.compare.pairs import terms
+from reports.compare.tabulate import tabulate
 from reports.record.reader import load
 
 TASK = "synthetic_heldout"
@@ -20,7 +22,9 @@ def change_answers(folder, change, *, runs="*-seed*"):
 
 
 def rows(folder):
-    found = next(one for one in answer_parsers.readings(load(folder), None) if one.task == TASK)
+    found = next(
+        one for one in answer_parsers.readings(tabulate(load(folder)), terms(load(folder))) if one.task == TASK
+    )
     return {metric.name.rpartition("/")[2]: metric for metric in found.rows}
 
 
@@ -78,6 +82,8 @@ def test_a_rule_that_some_answers_lack_is_invalid_rather_than_averaged_over_the_
 def test_the_policy_before_training_is_read_by_the_same_rules(tmp_path):
     write_bench(tmp_path, steps=20)
     base = read_json(tmp_path / "base" / "evals" / f"base-{TASK}.json")
-    found = next(one for one in answer_parsers.readings(load(tmp_path), None) if one.task == TASK)
+    found = next(
+        one for one in answer_parsers.readings(tabulate(load(tmp_path)), terms(load(tmp_path))) if one.task == TASK
+    )
     assert found.base["right"] == pytest.approx(base["metrics"]["accuracy"])
     assert found.base["cut"] == pytest.approx(base["metrics"]["truncated_fraction"])

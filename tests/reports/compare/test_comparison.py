@@ -24,7 +24,7 @@ def test_the_difference_is_the_first_arm_minus_the_second(tmp_path):
     means = {arm: value.mean for arm, value in primary.arms.items()}
     assert primary.difference.estimate.mean == pytest.approx(means["ppo"] - means["grpo"])
     assert result.to_json()["difference_of"] == ["ppo", "grpo"]
-    assert result.verdict == "ppo better"
+    assert result.verdict.label == "ppo better"
 
 
 def test_the_accuracy_interval_is_the_crossed_one_over_the_answers_on_disk(tmp_path):
@@ -108,7 +108,7 @@ def test_when_all_runs_of_an_arm_failed_the_other_is_still_described(tmp_path):
 
 def test_one_seed_gives_no_verdict_and_no_interval(tmp_path):
     result = comparison(tmp_path, seeds=(0,))
-    assert result.verdict == "no verdict"
+    assert result.verdict.label == "no verdict"
     assert result.metric(ACCURACY).arms["ppo"].low is None
     assert "one seed" in result.headline
 
@@ -122,14 +122,14 @@ def test_a_run_that_did_not_finish_is_listed_counted_and_part_of_no_mean(tmp_pat
 
 def test_leaving_out_a_run_makes_the_comparison_invalid_because_it_could_favour_an_arm(tmp_path):
     result = comparison(tmp_path, effect=0.2, failures={("grpo", 1): "diverged"})
-    assert result.verdict == "invalid"
+    assert result.verdict.label == "invalid"
     assert "GRPO seed 1 diverged" in result.headline
     assert result.metric(ACCURACY).difference.estimate.interval() is not None
 
 
 def test_all_runs_of_an_arm_failing_still_compares_nothing_readably(tmp_path):
     result = comparison(tmp_path, failures={("ppo", seed): "failed" for seed in (0, 1, 2)})
-    assert result.verdict == "invalid"
+    assert result.verdict.label == "invalid"
     assert "no run of PPO finished" in result.headline
     assert result.metric(ACCURACY).arms["ppo"].mean is None
     json.dumps(result.to_json(), allow_nan=False)
@@ -138,7 +138,7 @@ def test_all_runs_of_an_arm_failing_still_compares_nothing_readably(tmp_path):
 def test_an_arm_that_does_not_fit_is_a_result_and_says_where(tmp_path):
     failures = {("ppo", seed): "out_of_memory" for seed in (0, 1, 2)}
     result = comparison(tmp_path, failures=failures, spec={"budget": {"memory_gib": 2.5}})
-    assert result.verdict == "PPO does not fit"
+    assert result.to_json()["verdict"] == "PPO does not fit"
     assert result.problem is None
     assert result.headline.startswith(
         "PPO does not fit in 2.5 GiB (no room for the critic optimizer of its critic update); GRPO fits and ended at "
@@ -150,13 +150,13 @@ def test_an_arm_that_does_not_fit_is_a_result_and_says_where(tmp_path):
 
 def test_an_arm_that_sometimes_fits_is_no_such_result(tmp_path):
     result = comparison(tmp_path, failures={("ppo", seed): "out_of_memory" for seed in (0, 1)})
-    assert result.verdict == "invalid"
+    assert result.verdict.label == "invalid"
     assert "2 of 6 runs did not finish" in result.headline
 
 
 def test_no_arm_that_fits_is_no_comparison(tmp_path):
     result = comparison(tmp_path, failures={(arm, s): "out_of_memory" for arm in ("ppo", "grpo") for s in (0, 1, 2)})
-    assert result.verdict == "invalid"
+    assert result.verdict.label == "invalid"
 
 
 def test_the_micro_batches_that_fitted_are_said(tmp_path):
@@ -187,7 +187,7 @@ def test_a_run_beside_a_busy_neighbour_is_marked(tmp_path):
 def test_no_evaluation_at_all_is_said(tmp_path):
     result = comparison(tmp_path, evaluate=False)
     assert result.primary is None
-    assert result.verdict == "no verdict"
+    assert result.verdict.label == "no verdict"
     assert "no evaluation was recorded" in result.headline
     assert result.metric("time/step_s").difference.verdict.label == "grpo better"
 
@@ -207,12 +207,12 @@ def test_arms_that_were_not_matched_are_not_judged(tmp_path, fault):
     else:
         bench["matching"]["evidence"][1]["equal"] = False
     write_json(tmp_path / "bench.json", bench)
-    assert compare(load(tmp_path)).verdict == "invalid"
+    assert compare(load(tmp_path)).verdict.label == "invalid"
 
 
 def test_a_finished_run_that_did_not_use_its_budget_is_not_judged(tmp_path):
     result = comparison(tmp_path, budget={"currency": "samples", "limit": 99_999})
-    assert result.verdict == "invalid"
+    assert result.verdict.label == "invalid"
     assert "stopped at 2,560 of its 99,999 samples" in result.headline
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from reports import text
 from reports.compare.critic_cost import Share, charges, point_costs
+from reports.compare.pairs import Pair
 from reports.compare.phase_costs import Bars
+from reports.compare.tabulate import tabulate
 from reports.pages import cost_tables
 from reports.record.models import Evaluation
 from reports.record.reader import Records, Run
@@ -42,7 +44,7 @@ def run(arm, seed, steps, accuracy=0.5, **spent):
 
 def records(*runs, critic=None, base=0.3):
     bench = {"arms": {"ppo": {"critic": critic or {"kind": "separate"}}, "grpo": {}}}
-    return Records(bench, runs, {"sums": evaluation(base, "base")})
+    return tabulate(Records(bench, runs, {"sums": evaluation(base, "base")}))
 
 
 def test_a_critics_phases_are_its_share_of_every_step_but_the_first():
@@ -114,7 +116,7 @@ def test_a_point_costs_what_was_spent_for_each_gained():
     assert set(costs) == {"samples"}
     assert costs["samples"]["ppo"] == pytest.approx(1000 / (20 + 30))
     assert costs["samples"]["grpo"] is None
-    table = cost_tables.point_costs(costs, ("ppo", "grpo"))
+    table = cost_tables.point_costs(costs, ("ppo", "grpo"), [Pair("ppo", "grpo")])
     assert table.rows[0][1:3] == ("20 samples", "no gain")
 
 

@@ -9,6 +9,7 @@ from synthetic_bench import TASKS, read_json, write_bench, write_json
 from reports.build import build
 from reports.compare import early_stopping
 from reports.compare.comparison import compare, load
+from reports.compare.tabulate import tabulate
 from reports.pages import markdown, tables
 from reports.stats import estimates
 
@@ -30,7 +31,7 @@ def reward(folder, value, runs="*-seed*"):
 
 
 def kept(folder, arm="ppo", seed=0):
-    return next(stop for stop in early_stopping.stops(load(folder)) if (stop.arm, stop.seed) == (arm, seed))
+    return next(stop for stop in early_stopping.stops(tabulate(load(folder))) if (stop.arm, stop.seed) == (arm, seed))
 
 
 def test_the_policy_with_the_highest_reward_before_it_is_kept_whatever_its_accuracy(folder):

@@ -7,6 +7,7 @@ from reports import sentences
 from reports.compare import multiple_tasks
 from reports.compare.comparison import compare, load
 from reports.compare.metrics import Difference, Metric
+from reports.compare.pairs import Pair
 from reports.pages import statistics_tables, tables
 from reports.stats import estimates, holm
 
@@ -18,7 +19,9 @@ def row(task, p, what="eval/{}/accuracy", margin=0.01):
     t = float(estimates.sps.t.isf(p / 2, 10))
     estimate = estimates.Estimate(0.02, 0.02 / t, 10.0, (6, 6), "made up", seed_variances=(1e-4, 1e-4))
     judged = estimates.verdict(estimate, arms=("ppo", "grpo"), better="higher", margin=margin)
-    return Metric(what.format(task), task, "fraction", "higher", {}, Difference(estimate, judged))
+    differences = {Pair("ppo", "grpo"): Difference(estimate, judged)}
+    quantity = what.rpartition("/")[2]
+    return Metric(what.format(task), task, "fraction", "higher", {}, differences, task, quantity)
 
 
 def verdicts(*rows):
@@ -58,7 +61,7 @@ def test_holm_never_falls_never_passes_one_and_keeps_the_order_of_its_input():
 def test_a_lead_that_does_not_outlast_the_correction_is_not_called_one():
     found = verdicts(row(PRIMARY, 0.6), row(OTHER, 0.03))
     assert found[OTHER].p_holm == pytest.approx(0.06)
-    assert (found[OTHER].label, found[OTHER].alone) == ("inconclusive", "ppo better")
+    assert (found[OTHER].label, found[OTHER].alone) == ("inconclusive", "ppo")
     assert "Holm" in found[OTHER].reason
     assert tables.verdict_words(found[OTHER]).startswith("inconclusive: PPO ahead on this task alone")
 

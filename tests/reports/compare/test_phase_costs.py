@@ -7,6 +7,7 @@ from synthetic_bench import write_bench
 
 from reports.compare import curves as series
 from reports.compare.phase_costs import Bars
+from reports.compare.tabulate import tabulate
 from reports.record.names import AXES, CRITIC_PARTS, CRITIC_PHASES, MEMORY_TOTALS
 from reports.record.reader import load
 
@@ -41,7 +42,7 @@ def test_a_spike_of_one_step_is_drawn_in_a_long_run(tmp_path):
     write_bench(tmp_path, steps=600, seeds=(0, 1), questions=20)
     spike = {"policy/approx_kl": 7.5}
     rewrite(tmp_path, "ppo-seed1", lambda line: line | spike if line["step"] == 313 else line)
-    curves = series.stability_curves(load(tmp_path))["policy/approx_kl"]
+    curves = series.stability_curves(tabulate(load(tmp_path)))["policy/approx_kl"]
     (line,) = (line for line in curves.lines if (line.arm, line.seed) == ("ppo", 1))
     assert len(line.x) <= series.MOST_POINTS
     assert (313.0, 7.5) in zip(line.x, line.y, strict=True)
@@ -51,7 +52,7 @@ def test_a_spike_of_one_step_is_drawn_in_a_long_run(tmp_path):
 
 
 def test_an_axis_that_no_run_recorded_is_not_offered(tmp_path):
-    records = load(write_bench(tmp_path, steps=12, questions=20))
+    records = tabulate(load(write_bench(tmp_path, steps=12, questions=20)))
     assert "energy_joules" in AXES
     for curves in (series.reward_curves(records), series.accuracy_curves(records, records.tasks[0])):
         assert list(curves) == ["steps", "samples", "generated_tokens", "device_seconds", "flops"]

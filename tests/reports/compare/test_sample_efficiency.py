@@ -12,10 +12,11 @@ from synthetic_bench import read_json, write_bench, write_json
 from reports import sentences
 from reports.compare import sample_efficiency
 from reports.compare.comparison import compare, load
+from reports.compare.tabulate import tabulate
 from reports.compare.trajectories import accuracy_paths
 from reports.stats import estimates
-from reports.stats.estimates import Verdict
 from reports.stats.paths import Path, Paths, arrival, mean_height, path
+from reports.stats.verdict import Verdict, VerdictKind
 
 TASK = "synthetic_heldout"
 AXES = ("steps", "samples", "generated_tokens", "device_seconds", "flops")
@@ -141,7 +142,7 @@ def test_without_an_evaluation_on_the_way_there_is_no_way_to_speak_of(tmp_path):
     write_bench(tmp_path, steps=20)
     for file in tmp_path.glob("*/evals/step-*.json"):
         file.unlink()
-    assert accuracy_paths(load(tmp_path), TASK) == {}
+    assert accuracy_paths(tabulate(load(tmp_path)), TASK) == {}
     assert by_axis(load(tmp_path), "accuracy") == {}
 
 
@@ -186,11 +187,11 @@ def test_the_ratio_of_times_is_welchs_on_their_logarithms(tmp_path):
 
 def test_a_flip_between_axes_is_said_in_words():
     verdicts = {
-        "steps": Verdict("grpo better", ""),
-        "samples": Verdict("ppo better", ""),
-        "generated_tokens": Verdict("ppo better", ""),
-        "device_seconds": Verdict("equivalent", ""),
-        "flops": Verdict("inconclusive", ""),
+        "steps": Verdict(VerdictKind.BETTER, winner="grpo"),
+        "samples": Verdict(VerdictKind.BETTER, winner="ppo"),
+        "generated_tokens": Verdict(VerdictKind.BETTER, winner="ppo"),
+        "device_seconds": Verdict(VerdictKind.EQUIVALENT),
+        "flops": Verdict(VerdictKind.INCONCLUSIVE),
     }
     assert sentences.across_axes(("ppo", "grpo"), "accuracy", verdicts) == (
         "Over the whole of training, not only at its end (mean accuracy on the way): PPO leads per sample and per"
@@ -201,7 +202,7 @@ def test_a_flip_between_axes_is_said_in_words():
 
 @pytest.mark.parametrize("label", ["invalid", "no verdict"])
 def test_where_nothing_may_be_said_of_the_axes_nothing_is(label):
-    assert sentences.across_axes(("ppo", "grpo"), "accuracy", {"steps": Verdict(label, "")}) == ""
+    assert sentences.across_axes(("ppo", "grpo"), "accuracy", {"steps": Verdict(VerdictKind(label))}) == ""
 
 
 def test_an_arm_that_learns_more_per_step_but_takes_long_for_it_leads_on_one_axis_only(tmp_path):

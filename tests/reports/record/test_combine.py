@@ -75,7 +75,7 @@ def test_a_seed_that_both_ran_is_refused(two, tmp_path):
 def test_one_that_was_not_matched_spoils_all(two):
     change(two[1], matching__verdict="undeclared", matching__undeclared=[{"key": "update.epochs"}])
     comparison = compare(combine([load(folder) for folder in two]))
-    assert comparison.verdict == "invalid"
+    assert comparison.verdict.label == "invalid"
     assert "update.epochs" in comparison.problem
 
 

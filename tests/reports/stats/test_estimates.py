@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats as sps
 
 from reports.stats import estimates
-from reports.stats.estimates import Estimate, Verdict
+from reports.stats.estimates import Estimate
+from reports.stats.verdict import Verdict
 
 ARMS = ("ppo", "grpo")
 

@@ -7,6 +7,9 @@ import pytest
 from synthetic_bench import read_json, write_bench
 
 from reports.compare import per_question
+from reports.compare.comparison import compare
+from reports.compare.pairs import Pair
+from reports.compare.tabulate import tabulate
 from reports.record.reader import load
 from reports.stats import mcnemar
 
@@ -44,7 +47,7 @@ def test_disagreement_is_a_mean_over_pairs_of_the_questions_both_answered():
 
 def test_the_cells_of_a_seed_are_those_of_the_answers_on_disk(tmp_path):
     records = load(write_bench(tmp_path, steps=20, failures={("grpo", 2): "diverged"}))
-    found = per_question.pairing(records, "synthetic_heldout")
+    found = per_question.pairing(tabulate(records), "synthetic_heldout", Pair("ppo", "grpo"))
     assert [one.who for one in found.flips] == ["seed 0", "seed 1"]  # seed 2 has no partner, and two make no majority
     right = {}
     for arm in ("ppo", "grpo"):
@@ -58,4 +61,4 @@ def test_the_cells_of_a_seed_are_those_of_the_answers_on_disk(tmp_path):
 
 
 def test_one_arm_alone_changes_hands_with_nobody(tmp_path):
-    assert per_question.pairing(load(write_bench(tmp_path, steps=20, arms=("ppo",))), "synthetic_heldout") is None
+    assert compare(load(write_bench(tmp_path, steps=20, arms=("ppo",)))).findings.pairings == {}
