@@ -104,7 +104,7 @@ class RunRecord(Record):
     def again(self) -> RunRecord:
         """A run that did not come to its end, about to go on."""
         return RunRecord.planned(
-            self.arm, self.seed, self.order, seconds=self.seconds, resumed=self.resumed, hung=self.hung
+            self.arm, self.seed, self.order, seconds=self.seconds or 0.0, resumed=self.resumed, hung=self.hung
         )
 
     @property
