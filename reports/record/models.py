@@ -80,7 +80,7 @@ class RunRecord(Record):
     spent: Spent = {}
     seconds: FiniteOrNull = None
     """Wall-clock seconds of its process, over all its attempts."""
-    out_of_memory_in: Annotated[dict[str, str] | None, checked_as(OutOfMemoryIn | None)] = None
+    out_of_memory_in: Annotated[dict[str, Any] | None, checked_as(OutOfMemoryIn | None)] = None
     """Phase and component, where that is what ended it."""
     conditions: Annotated[dict[Text, Annotated[Any, checked_as(MachineState)]], Field(max_length=MOST_NAMES)] = {}
     """The machine "before" and "after" (`harness.measure.machine_state`)."""
@@ -104,7 +104,7 @@ class RunRecord(Record):
     def again(self) -> RunRecord:
         """A run that did not come to its end, about to go on."""
         return RunRecord.planned(
-            self.arm, self.seed, self.order, seconds=self.seconds, resumed=self.resumed, hung=self.hung
+            self.arm, self.seed, self.order, seconds=self.seconds or 0.0, resumed=self.resumed, hung=self.hung
         )
 
     @property
