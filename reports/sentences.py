@@ -133,22 +133,20 @@ def contrasts(verdicts: Mapping[tuple[str, str], Verdict]) -> str:
     parts: dict[VerdictKind, list[str]] = {}
     for (first, second), verdict in verdicts.items():
         a, b = text.arm_name(first), text.arm_name(second)
+        said = f"{a}/{b}"
         if verdict.kind is VerdictKind.BETTER:
-            winner, loser = (a, b) if verdict.winner == first else (b, a)
-            said = f"{winner} over {loser}"
-        else:
-            said = f"{a} and {b}"
+            said = f"{a} above {b}" if verdict.winner == first else f"{b} above {a}"
         parts.setdefault(verdict.kind, []).append(said)
     words = {
-        VerdictKind.BETTER: "more accurate: {}",
-        VerdictKind.EQUIVALENT: "equivalent: {}",
-        VerdictKind.INCONCLUSIVE: "cannot be told apart: {}",
-        VerdictKind.DOES_NOT_FIT: "an arm does not fit: {}",
-        VerdictKind.NO_VERDICT: "no verdict: {}",
-        VerdictKind.INVALID: "not supported by their runs: {}",
+        VerdictKind.BETTER: "{}",
+        VerdictKind.EQUIVALENT: "equivalent {}",
+        VerdictKind.INCONCLUSIVE: "not to be told apart {}",
+        VerdictKind.NO_VERDICT: "no verdict on {}",
+        VerdictKind.DOES_NOT_FIT: "an arm does not fit in {}",
+        VerdictKind.INVALID: "no support from the runs for {}",
     }
     found = [phrase.format(text.listed(parts[kind])) for kind, phrase in words.items() if kind in parts]
-    return f"Of {text.plural(len(verdicts), 'contrast')}, {'; '.join(found)}."
+    return f"Accuracy after training: {'; '.join(found)}."
 
 
 def counts(verdicts: Sequence[Verdict]) -> str:

@@ -73,7 +73,7 @@ def verdict_bars(comparison: Comparison) -> str | None:
     found = {c.pair: d for c in contrasts if primary and (d := primary.between(c.pair)) and d.estimate.mean is not None}
     if not found:
         return None
-    with new_figure("verdict", 7.4, 0.75 + 0.34 * len(contrasts)) as (figure, done):
+    with new_figure("verdict", 5.8, 0.75 + 0.34 * len(contrasts)) as (figure, done):
         ax = figure.subplots()
         _margin(ax, comparison.margin)
         beside: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
@@ -85,7 +85,7 @@ def verdict_bars(comparison: Comparison) -> str | None:
         titles = [contrast.title for contrast in contrasts]
         ax.set(yticks=range(len(titles)), yticklabels=titles, ylim=(len(titles) - 0.4, -0.6))
         ax.xaxis.set_major_formatter(signed)
-        ax.set_xlabel("Difference in accuracy, percentage points; right of zero the first arm is better")
+        ax.set_xlabel("← second better      percentage points      first better →")
         ax.grid(axis="y", visible=False)
         sns.despine(ax=ax, left=True)
         return done()

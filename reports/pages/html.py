@@ -33,6 +33,8 @@ KINDS = {
     VerdictKind.EQUIVALENT: "good",
     VerdictKind.INCONCLUSIVE: "open",
 }
+# Kinds of examples that a reader may choose from; of more, those alone that all arms solved or missed.
+MOST_KINDS = 8
 # Arms for which report.css has colours.
 ORDINARY = 4
 SYMBOLS = {"bad": "✗", "good": "=", "open": "?", "win": "▲"}
@@ -43,6 +45,8 @@ def render(comparison: Comparison) -> str:
     bench, matching = comparison.bench, comparison.bench["matching"]
     kind = _kind(comparison)
     arms = comparison.arms
+    counts = comparison.examples.counts if comparison.examples else {}
+    flips = [kind for kind in counts if kind.startswith("only ")]
     budget, kinds = bench["budget"], _kind_names(comparison)
     return (
         environment()
@@ -79,7 +83,10 @@ def render(comparison: Comparison) -> str:
             statistics=statistics_tables.sections(comparison),
             matching=matching,
             kinds=kinds,
-            flips=[kind for kind in kinds if kind.startswith("only ")],
+            flips=flips,
+            many_kinds=len(kinds) > MOST_KINDS,
+            differing=sum(counts[kind] for kind in flips),
+            alike={kind: count for kind, count in counts.items() if kind not in flips},
             when=text.moment,
             span=text.span,
             environment=matching_tables.flat(
