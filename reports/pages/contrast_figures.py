@@ -85,7 +85,7 @@ def verdict_bars(comparison: Comparison) -> str | None:
         titles = [contrast.title for contrast in contrasts]
         ax.set(yticks=range(len(titles)), yticklabels=titles, ylim=(len(titles) - 0.4, -0.6))
         ax.xaxis.set_major_formatter(signed)
-        ax.set_xlabel("← second better      percentage points      first better →")
+        ax.set_xlabel("← second better · percentage points · first better →")
         ax.grid(axis="y", visible=False)
         sns.despine(ax=ax, left=True)
         return done()
