@@ -96,7 +96,8 @@ def test_every_registered_name_resolves_to_what_it_says(kind: str, name: str) ->
         algorithm = found(load_bench(SUITES / "arithmetic.toml").run_spec("ppo"))
         assert (algorithm.name, algorithm.needs_critic) == (name, name == "ppo")
     else:
-        assert callable(found)
+        assert callable(found.build)
+        assert callable(found.require)
 
 
 @pytest.mark.parametrize("kind", REGISTRY._fields)
