@@ -11,7 +11,7 @@ import contextlib
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -28,8 +28,12 @@ from harness.model.weights import DTYPES, checkpoint_layers, state_sha256
 from reports.record.errors import UserError
 from suites.task import Prompt
 
-if TYPE_CHECKING:
-    from harness.model.critic import Critic
+
+class ValueHead(Protocol):
+    """A critic that is a head on the policy's trunk."""
+
+    def head_values(self, states_nC: Tensor, batch: RolloutBatch) -> Tensor:
+        """Values [B, T] from the trunk's states of response tokens, 0 where the mask is 0."""
 
 
 class Policy:
@@ -129,7 +133,7 @@ class Policy:
         return unpacked(logprobs, batch), unpacked(entropies, batch)
 
     def forward(
-        self, batch: RolloutBatch, critic: Critic | None = None, *, trunk_gradient: bool = True
+        self, batch: RolloutBatch, critic: ValueHead | None = None, *, trunk_gradient: bool = True
     ) -> PolicyOutputs:
         """Log-probabilities and entropy; with a critic on this trunk also values, from the same forward."""
         with self.autocast():
