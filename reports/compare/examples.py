@@ -16,7 +16,7 @@ from typing import Any
 
 from reports import text
 from reports.compare.tabulate import Tables
-from reports.record.reader import Evaluation
+from reports.record.models import Evaluation
 
 MOST_FLIPS = 24
 MOST_ALIKE = 8

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from reports.record.reader import Evaluation, Records, Run
+from reports.record.models import Evaluation
+from reports.record.reader import Records, Run
 from reports.stats.estimates import Array
 
 Value = TypeVar("Value")

@@ -117,7 +117,7 @@ def write_bench(
         },
         "runs": runs,
     }
-    write_json(folder / "bench.json", Bench.model_validate(bench).dump() | top)
+    write_json(folder / "bench.json", Bench.model_validate(bench | top).dump() | top)
     return folder
 
 
