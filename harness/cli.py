@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from algorithms.catalogue import CATALOGUE
-from harness.config.file import in_full, load_bench, profiles_of
+from harness.config.file import chosen_settings, in_full, load_bench, profiles_of
 from harness.options import (
     SUITES,
     ArmsOption,
@@ -250,7 +250,9 @@ def regress(
     comparison = compare(load(folder))
     found = judge(comparison, base)
     if base_checkout is not None:
-        found = remeasured(found, comparison.bench, base_checkout, say=say)
+        chosen = comparison.bench.get("chosen")
+        chosen = chosen_settings(comparison.bench["spec"]) if chosen is None else chosen
+        found = remeasured(found, chosen, base_checkout, say=say)
     shown.write(folder, found)
     out.print(shown.table(found), "", sep="\n")
     say(shown.headline(found))

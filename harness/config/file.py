@@ -176,6 +176,11 @@ def recorded(spec: Mapping[str, Any]) -> BenchSpec:
     return BenchSpec.model_validate(tuples(dict(spec)))
 
 
+def chosen_settings(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Of recorded settings those that are not the defaults. Raises ValidationError."""
+    return recorded(spec).model_dump(mode="json", exclude_defaults=True)
+
+
 def in_full(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     """Recorded settings with those that are newer than the record at their defaults, which is what it ran with.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from reports.record.errors import EvidenceError, UserError
-from reports.record.identity import MEMORY, STEP_TIME, chosen_settings
+from reports.record.identity import MEMORY, STEP_TIME
 from reports.record.journal import read_json
 from reports.regress.gates import Gate, Outcome, memory, relative, step_time
 from reports.regress.judge import Regression
@@ -30,12 +30,12 @@ HEAD = Path(__file__).resolve().parents[2]
 
 
 def remeasured(
-    regression: Regression, bench: Mapping[str, Any], base: Path, *, rounds: int = ROUNDS, say: Callable[[str], None]
+    regression: Regression, chosen: Mapping[str, Any], base: Path, *, rounds: int = ROUNDS, say: Callable[[str], None]
 ) -> Regression:
     """The same judgement with the tripped gates of time and memory judged by fresh measurements.
 
-    bench: the benchmark's record. base: a checkout of the code that the baseline stands for. Raises UserError
-    where it is none, EvidenceError where one of the two cannot be measured.
+    chosen: the benchmark's settings that are not the defaults. base: a checkout of the code that the baseline stands
+    for. Raises UserError where it is none, EvidenceError where one of the two cannot be measured.
     """
     if not (base / "harness" / "cli.py").is_file():
         raise UserError(f"--base-checkout {base}: not a checkout of paribus (no harness/cli.py in it)")
@@ -44,7 +44,7 @@ def remeasured(
         return regression
     with tempfile.TemporaryDirectory() as folder:
         settings = Path(folder) / "settings.toml"
-        settings.write_text(to_toml(chosen_settings(bench)), encoding="utf-8")
+        settings.write_text(to_toml(chosen), encoding="utf-8")
         found = {}
         for arm in dict.fromkeys(arms):
             say(f"{arm}: measuring again, base and head in turns, {rounds} times each")

@@ -75,7 +75,7 @@ def test_each_checkout_is_measured_with_its_own_code(tmp_path: Path) -> None:
     path.write_text(code.replace(step, f'{step}    record["time/step_s"] += 100.0\n'), encoding="utf-8")
     spec = load_bench(SUITES / "arithmetic.toml", overrides=TINY)
     found = remeasured(
-        regression(SLOW, *OTHERS), {"spec": spec.model_dump(mode="json")}, tmp_path, rounds=1, say=silent
+        regression(SLOW, *OTHERS), spec.model_dump(mode="json", exclude_defaults=True), tmp_path, rounds=1, say=silent
     )
     assert found.gates[1:] == OTHERS
     judged = found.gates[0]
@@ -89,11 +89,11 @@ def test_without_a_tripped_gate_nothing_is_measured(tmp_path: Path) -> None:
     (tmp_path / "harness").mkdir()
     (tmp_path / "harness" / "__init__.py").touch()
     (tmp_path / "harness" / "cli.py").write_text("raise SystemExit('was run')")
-    spec = load_bench(SUITES / "arithmetic.toml").model_dump(mode="json")
+    spec = load_bench(SUITES / "arithmetic.toml").model_dump(mode="json", exclude_defaults=True)
     before = regression(*OTHERS)
-    assert remeasured(before, {"spec": spec}, tmp_path, say=silent) == before
+    assert remeasured(before, spec, tmp_path, say=silent) == before
     with pytest.raises(EvidenceError, match="again failed with exit code 1: was run"):
-        remeasured(regression(SLOW), {"spec": spec}, tmp_path, say=silent)
+        remeasured(regression(SLOW), spec, tmp_path, say=silent)
 
 
 def test_what_is_no_checkout_is_refused(tmp_path: Path) -> None:
