@@ -135,7 +135,7 @@ class Algorithm(NamedTuple):
         `RolloutBatch.greedy_scores`.
     keep: which groups are trained on, a boolean for each prompt [N] of rollouts without log-probabilities but the
         engine's. The loop samples on with further prompts, all of them charged, until the step has its number of
-        groups or `harness.run.sampling.MOST_ROUNDS` have been sampled.
+        groups, or as many rounds as it allows have been sampled.
     """
 
     name: str

@@ -18,9 +18,9 @@ from harness.learn.rollout import Rollout
 from harness.measure.budget import Spent
 from harness.measure.memory_tracker import MemoryTracker
 from harness.measure.meter import Meter
+from harness.run.collector import Collector, StepRollouts
 from harness.run.parts import Parts
 from harness.run.prompts import PromptStream
-from harness.run.sampling import Sampler, StepRollouts
 
 SAMPLES_KEPT_PER_STEP = 4
 
@@ -37,7 +37,7 @@ class Run:
         self.learner = Learner(
             spec, parts.seed, parts.algorithm, parts.models, self.meter, engine_is_exact=parts.engine.exact,
         )  # fmt: skip
-        self.sampler = Sampler(parts, self.stream, self.meter, self.learner.cost)
+        self.collector = Collector(parts, self.stream, self.meter, self.learner.cost)
         self.evidence: dict[str, str] = {"weights": policy.weights_sha256(), "prompts": self.stream.sha256()}
         self.samples: list[dict[str, Any]] = []
 
@@ -69,7 +69,7 @@ class Run:
 
     def _phases(self, number: int, log: StepLog) -> StepRollouts:
         self.meter.start_step()
-        rollouts = self.sampler.sample(number)
+        rollouts = self.collector.collect(number)
         batch = rollouts.batch
         self.learner.learn(number, batch, log)
         with self.meter.phase("weight_sync"):
@@ -83,7 +83,7 @@ class Run:
             trained_tokens=int(rollouts.batch.loss_mask.sum()) * self.spec.update.epochs,
             flops=sum(self.meter.flops.values()), device_seconds=seconds, energy_joules=self.meter.step_joules(),
         )  # fmt: skip
-        sampled = rollouts.batch if rollouts.kept is None else self.sampler.collated(rollouts.groups)
+        sampled = rollouts.batch if rollouts.kept is None else self.collector.collated(rollouts.groups)
         return {
             "step": number,
             **rollout_metrics(rollouts.samples, sampled),

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from harness.run.sampling import MOST_ROUNDS
+from harness.run.collector import MOST_ROUNDS
 from reports.record.journal import MEASURED
 
 PROMPTS, EACH = 4, 3

@@ -64,15 +64,15 @@ class StepRollouts:
         return sum(len(rollout.completion.token_ids) for rollout in self.charged)
 
 
-class Sampler:
-    """Samples a run's steps."""
+class Collector:
+    """Collects the rollouts of a run's steps."""
 
     def __init__(self, parts: Parts, stream: PromptStream, meter: Meter, cost: ForwardCost) -> None:
         self.parts, self.stream, self.meter, self.cost = parts, stream, meter, cost
         self.rollout = parts.spec.rollout
 
-    def sample(self, number: int) -> StepRollouts:
-        """The rollouts of a step (1-based)."""
+    def collect(self, number: int) -> StepRollouts:
+        """number: the step's, from 1."""
         keep, wanted = self.parts.algorithm.keep, self.rollout.prompts_per_step
         # A small set can put a prompt into a step twice; its samples are numbered on, so that no two are alike.
         numbering: dict[str, Iterator[int]] = {}
@@ -107,17 +107,11 @@ class Sampler:
         self, number: int, prompts: Sequence[Prompt], numbering: dict[str, Iterator[int]], *, last: bool
     ) -> list[Group]:
         """A group of each prompt. last: the engine is not asked for more in this step."""
-        spec, engine, rollout = self.parts.spec, self.parts.engine, self.rollout
-        each = rollout.completions_per_prompt
+        engine, rollout, each = self.parts.engine, self.rollout, self.rollout.completions_per_prompt
         sampling = Sampling(rollout.temperature, rollout.max_completion_tokens, rollout.ignore_eos)
         with self.meter.phase("rollout"):
             ids = [self.parts.models.policy.encode(prompt, limit=rollout.max_prompt_tokens) for prompt in prompts]
-            requests = []
-            for row, prompt in enumerate(prompts):
-                for sample in itertools.islice(numbering.setdefault(prompt.id, itertools.count()), each):
-                    key = stable_hash(spec.suite.name, self.parts.seed, number, prompt.id, sample)
-                    requests.append(Request(ids[row], key))
-            completions = engine.generate(requests, sampling)
+            completions = engine.generate(self._requests(number, prompts, ids, numbering), sampling)
             ran = [engine.ran]
             greedy: list[Completion] = []
             if self.parts.algorithm.needs_greedy:
@@ -138,6 +132,23 @@ class Sampler:
         groups = [Group(graded[row * each : (row + 1) * each]) for row in range(len(prompts))]
         best = graded[len(completions) :]
         return [replace(group, greedy=best[row]) for row, group in enumerate(groups)] if best else groups
+
+    def _requests(
+        self,
+        number: int,
+        prompts: Sequence[Prompt],
+        ids: Sequence[tuple[int, ...]],
+        numbering: dict[str, Iterator[int]],
+    ) -> list[Request]:
+        """The samples of each prompt, numbered on from those that it has in this step already."""
+        suite, seed = self.parts.spec.suite.name, self.parts.seed
+        return [
+            Request(tokens, stable_hash(suite, seed, number, prompt.id, sample))
+            for prompt, tokens in zip(prompts, ids, strict=True)
+            for sample in itertools.islice(
+                numbering.setdefault(prompt.id, itertools.count()), self.rollout.completions_per_prompt
+            )
+        ]
 
     def _graded(self, prompt: Prompt, ids: tuple[int, ...], group: int, completion: Completion) -> Rollout:
         reward = self.parts.task.verify(completion.text, prompt.answer)
