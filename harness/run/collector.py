@@ -22,7 +22,7 @@ from harness.run.parts import Parts
 from harness.run.prompts import PromptStream
 from suites.task import Prompt, stable_hash
 
-# After these a step trains on the groups that it has. As many as DAPO's published runs allow.
+# After these a step trains on the groups that it has. verl's scripts for DAPO allow as many, and then end the run.
 MOST_ROUNDS = 10
 
 
