@@ -19,7 +19,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from reports import text
 from reports.pages.figures import signed
-from reports.pages.svg import INK, MUTED, PAPER, RULE, WIDTH, legend_above, style
+from reports.pages.svg import INK, MUTED, PAPER, RULE, WIDTH, legend_above, legend_room, style
 from reports.pages.svg import figure as new_figure
 from reports.stats import verdict
 from reports.stats.verdict import VerdictKind
@@ -144,10 +144,12 @@ def _columns(name: str, history: History, heights: Sequence[float]) -> Iterator[
     """Panels of these heights, in inches, over a strip of what changed; all with one column per benchmark."""
     kinds = [kind for kind in KINDS if any(kind in entry.changes for entry in history.entries)]
     heights = [*heights, 0.2 * (1 + len(kinds)) + 0.05]
-    whole = TOP + sum(heights) + GAP * (len(heights) - 1) + BOTTOM
+    # The arms, and at most two more: the base policy, and what is not counted.
+    top = TOP + legend_room([*history.arms, "base", "cross"])
+    whole = top + sum(heights) + GAP * (len(heights) - 1) + BOTTOM
     with new_figure(name, WIDTH, whole, layout=None) as (figure, done):
         axes: list[Any] = []
-        edge = whole - TOP
+        edge = whole - top
         for height in heights:
             edge -= height
             place = (LEFT / WIDTH, edge / whole, 1 - (LEFT + RIGHT) / WIDTH, height / whole)

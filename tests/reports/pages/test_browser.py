@@ -238,6 +238,20 @@ def test_odd_benchmarks_are_right_and_readable(tmp_path, visit, name):
         assert page.evaluate("window.hurt") is None
 
 
+def test_five_arms_are_readable_on_a_phone_and_by_a_screen_reader(tmp_path, visit):
+    path = report(tmp_path, arms=("ppo", "grpo", "rloo", "remax", "gspo"), failures={("gspo", 1): "diverged"})
+    with visit(path, viewport={"width": 375, "height": 800}) as page:
+        rows = page.locator("table.contrasts tbody tr")
+        assert rows.count() == 4
+        assert all(row.locator(".badge").is_visible() for row in rows.all())
+        found = Axe().run(page, options={"resultTypes": ["violations"]}).response
+        grave = [fault for fault in found["violations"] if fault["impact"] in ("serious", "critical")]
+        assert [(fault["id"], fault["nodes"][0]["html"][:200]) for fault in grave] == []
+        page.get_by_role("link", name="PPO − REMAX").click()
+        assert page.locator("#contrast-3").is_visible()
+        assert overflows(page) == [0, 0]
+
+
 def test_the_trend_page_has_no_serious_fault_and_does_not_scroll_sideways(tmp_path, visit):
     path = tmp_path / "trend.html"
     write(path, history(SUITE, [*nights(20), past(21, comparison__problem=HOSTILE.replace("\0", "") + "x" * 3000)]))
