@@ -190,8 +190,10 @@ def test_one_contrast_is_written_down_like_several(tmp_path):
 
 @pytest.mark.parametrize("pairs", [[["ppo"]], [["ppo", "grpo", "rloo"]], "ppo", [["ppo", 1]]])
 def test_contrasts_that_are_not_pairs_of_names_are_refused(tmp_path, pairs):
+    folder = bench(tmp_path, arms=ARMS[:2])
+    write_json(folder / "bench.json", read_json(folder / "bench.json") | {"spec": {"suite": {"contrasts": pairs}}})
     with pytest.raises(EvidenceError, match=r"bench\.json: spec\.suite\.contrasts"):
-        load(bench(tmp_path, arms=ARMS[:2], spec={"suite": {"contrasts": pairs}}))
+        load(folder)
 
 
 @pytest.mark.parametrize("verdict", [Verdict(VerdictKind.BETTER, winner="b"), Verdict(VerdictKind.EQUIVALENT)])
